@@ -1,0 +1,144 @@
+"""Every check of the house: `nox` runs them all, `nox -s NAME` one of them, `nox -l` lists them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import zipfile
+from itertools import chain
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "typing", "tests", "bare", "lowest", "docs", "build"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+VERSION: str = PYPROJECT["project"]["version"]
+CORE: list[str] = PYPROJECT["project"]["dependencies"]
+EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
+
+# Tests of rooms that need an extra, and of the house, whose import-linter brings click and rich.
+NEED_EXTRAS = ["test_cli.py", "test_house.py", "test_main.py", "test_sandbox.py"]
+
+# What is tested is the installed wheel, never the folder beside the tests.
+INSTALLED = {"PYTHONSAFEPATH": "1"}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting, and the floors of the house."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types for the oldest and the newest Python, and for every public name."""
+    session.install(wheel(session, *EXTRAS), *group("typing"))
+    places = ["decaptcha_async", "tests", "noxfile.py", "docs/examples"]
+    for python in (PYTHONS[0], PYTHONS[-1]):
+        session.run("mypy", "--python-version", python, *(p for p in places if Path(p).exists()))
+    session.run("pyright")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "decaptcha_async")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The whole suite against the built wheel (after `--`: arguments of pytest)."""
+    session.install(wheel(session, *EXTRAS), *group("test"))
+    if not session.posargs:
+        session.notify("coverage")
+    data = {"COVERAGE_FILE": f".coverage.{session.python}"}
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=INSTALLED | data)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """What all Pythons together covered: everything, or fail."""
+    session.install(*(line for line in group("test") if line.startswith("coverage")))
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session(python=PYTHONS[0])
+def bare(session: nox.Session) -> None:
+    """The core without any extra."""
+    session.install(wheel(session), *group("test-core"))
+    present = json.loads(str(session.run("pip", "list", "--format=json", silent=True)))
+    extras = {canonicalize_name(Requirement(line).name) for line in chain(*EXTRAS.values())}
+    if intruders := extras & {canonicalize_name(package["name"]) for package in present}:
+        session.error(f"not bare: {', '.join(sorted(intruders))}")
+    session.run("decaptcha-async", success_codes=[2])
+    without = [f"--ignore=tests/{name}" for name in NEED_EXTRAS]
+    session.run("pytest", *without, *session.posargs, env=INSTALLED)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """The oldest releases that pyproject.toml says will do."""
+    pins = [line.replace(">=", "==") for line in chain(CORE, *EXTRAS.values())]
+    session.install(wheel(session, *EXTRAS), *pins, *group("test-core"))
+    session.run("pytest", "--ignore=tests/test_house.py", *session.posargs, env=INSTALLED)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation without a warning, and every snippet in it run."""
+    session.install(wheel(session, *EXTRAS), *group("docs"))
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
+    session.run("pytest", "docs", *session.posargs, env=INSTALLED)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The archives: complete, well described, and at work in an empty environment."""
+    session.install(*group("build"))
+    folder = Path(session.create_tmp())
+    session.run("python", "-m", "build", "--outdir", str(folder), silent=True)
+    [source] = folder.glob("*.tar.gz")
+    [built] = folder.glob("*.whl")
+    session.run("twine", "check", "--strict", str(source), str(built))
+
+    sources = {path.as_posix() for path in Path("decaptcha_async").rglob("*.py")}
+    package = sources | {"decaptcha_async/py.typed"}
+    with zipfile.ZipFile(built) as archive:
+        shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
+    if shipped != package:
+        session.error(f"the wheel differs from the package in {sorted(shipped ^ package)}")
+    with tarfile.open(source) as archive:
+        kept = {name.partition("/")[2] for name in archive.getnames()}
+    if missing := (package | {"LICENSE", "noxfile.py", "tests/test_house.py"}) - kept:
+        session.error(f"the source archive lacks {sorted(missing)}")
+
+    session.run("python", "-m", "venv", str(folder / "empty"))
+    python = str(folder / "empty" / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", f"{built}[cli]", external=True)
+    said = session.run(python, "-m", "decaptcha_async", "--version", external=True, silent=True)
+    if VERSION not in str(said):
+        session.error(f"the installed command says {said!r}, not {VERSION}")
+
+
+def group(name: str) -> tuple[str, ...]:
+    """The requirements of a dependency group."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+_built: list[Path] = []
+
+
+def wheel(session: nox.Session, *extras: str) -> str:
+    """The requirement of the built wheel with these extras; it is built once a run."""
+    if not _built:
+        folder = session.cache_dir / "wheel"
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+        _built.extend(folder.glob("*.whl"))
+    return f"{_built[0]}[{','.join(extras)}]" if extras else str(_built[0])
