@@ -178,8 +178,8 @@ class _Outage:
         left = self.began + plan.give_up_after - _clock.now()
         if left <= _clock.INSTANT or self._is_fatal(error):
             return None
-        # Shortened even below a Retry-After: who gives up then wants to know how it stands then.
         delay = _schedule.probe_delay(self.failures, plan.interval, error.retry_after)
+        # Shortened even below a Retry-After: who gives up then wants to know how it stands then.
         failed = PollFailed(error, self.failures, min(delay, left))
         logger.log(
             logging.WARNING if self.failures == 1 else logging.DEBUG,
@@ -236,7 +236,6 @@ async def _race(work: Callable[[], Awaitable[T]], stop: SupportsWait | None) -> 
     """What ``work`` returns; None if ``stop`` came first, and then ``work`` is cancelled."""
     if stop is None:
         return await work()
-    result: T | None = None
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
 
@@ -250,14 +249,15 @@ async def _race(work: Callable[[], Awaitable[T]], stop: SupportsWait | None) -> 
 
         group.start_soon(listen)
         try:
-            result = await work()
+            return await work()
         except Exception as error:  # noqa: BLE001
             failure = error
-        group.cancel_scope.cancel()
+        finally:
+            group.cancel_scope.cancel()
     # Raised out here, so that a task group's ExceptionGroup never wraps it.
     if failure is not None:
         try:
             raise failure
         finally:
             del failure
-    return result
+    return None

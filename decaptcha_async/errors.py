@@ -137,13 +137,13 @@ class TransportError(DecaptchaError):
     .. versionadded:: 0.1.0
     """
 
-    retryable = True
-    healthy = False
+    retryable: bool = True
+    healthy: bool | None = False
 
     def __init__(self, message: str = "", *, phase: Phase = "connect", host: str = "") -> None:
         super().__init__(message)
         self.phase: Phase = phase
-        self.host = host
+        self.host: str = host
 
 
 class TLSError(TransportError):
@@ -152,7 +152,7 @@ class TLSError(TransportError):
     .. versionadded:: 0.1.0
     """
 
-    retryable = False
+    retryable: bool = False
 
     def __init__(self, message: str = "", *, phase: Phase = "tls", host: str = "") -> None:
         super().__init__(message, phase=phase, host=host)
@@ -168,13 +168,13 @@ class DeadlineExceededError(DecaptchaError, TimeoutError):
     .. versionadded:: 0.1.0
     """
 
-    retryable = True
-    healthy = False
+    retryable: bool = True
+    healthy: bool | None = False
 
     def __init__(self, message: str = "", *, phase: Phase | None = None, host: str = "") -> None:
         super().__init__(message)
         self.phase: Phase | None = phase
-        self.host = host
+        self.host: str = host
 
 
 class CircuitOpenError(DecaptchaError):
@@ -211,13 +211,13 @@ class APIError(DecaptchaError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(text or message, retry_after=retry_after)
-        self.status_code = self.default_status if status_code is None else status_code
-        self.api_status_code = api_status_code
-        self.message = message
+        self.status_code: int = self.default_status if status_code is None else status_code
+        self.api_status_code: int | None = api_status_code
+        self.message: str = message
         code = api_status_code if self.status_code == _OK and api_status_code else self.status_code
         passing = code in {_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS} or code >= _FIRST_SERVER_ERROR
-        self.retryable = passing
-        self.healthy = not passing
+        self.retryable: bool = passing
+        self.healthy: bool | None = not passing
 
 
 class AuthenticationError(APIError):
@@ -226,7 +226,7 @@ class AuthenticationError(APIError):
     .. versionadded:: 0.1.0
     """
 
-    default_status = 401
+    default_status: ClassVar[int] = 401
 
 
 class RateLimitedError(APIError):
@@ -235,7 +235,7 @@ class RateLimitedError(APIError):
     .. versionadded:: 0.1.0
     """
 
-    default_status = 429
+    default_status: ClassVar[int] = 429
 
 
 class ServerError(APIError):
@@ -244,7 +244,7 @@ class ServerError(APIError):
     .. versionadded:: 0.1.0
     """
 
-    default_status = 500
+    default_status: ClassVar[int] = 500
 
 
 class InvalidResponseError(DecaptchaError):
@@ -259,7 +259,7 @@ class InvalidResponseError(DecaptchaError):
     .. versionadded:: 0.1.0
     """
 
-    healthy = False
+    healthy: bool | None = False
 
     def __init__(
         self,
@@ -270,6 +270,6 @@ class InvalidResponseError(DecaptchaError):
         content_type: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.reason = reason
-        self.status_code = status_code
-        self.content_type = content_type
+        self.reason: str = reason
+        self.status_code: int | None = status_code
+        self.content_type: str | None = content_type

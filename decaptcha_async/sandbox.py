@@ -113,7 +113,7 @@ class Sandbox:
             raise ValueError(message)
         steps = [_fault(step) for step in script]
         self.api_key = api_key
-        self.requests = 0
+        self.requests: int = 0
         self._account = _Account(_money(balance), _money(spend_per_second), seed)
         self._form = ",.2f" if grouped else ".2f"
         self._script = chain.from_iterable(repeat(step, step.times) for step in steps)

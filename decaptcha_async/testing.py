@@ -78,8 +78,9 @@ class _Jumps(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(timeout and 0)
         if timeout and not ready:
-            # To the nanosecond, the loop's own resolution: sums of floats stay readable.
-            self.now = round(self.now + timeout, 9)
+            # To the nanosecond, so that sums of floats stay readable, but never short of the timer.
+            later = self.now + timeout
+            self.now = max(later, round(later, 9))
         return ready
 
 

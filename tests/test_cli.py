@@ -25,6 +25,12 @@ from decaptcha_async.sandbox import Fault, Sandbox
 COMMAND = [sys.executable, "-m", "decaptcha_async"]
 GUARD = 60
 
+TERMINAL = """
+import os, pty, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
+"""
+
 
 class Outcome(NamedTuple):
     """How a command ended."""
@@ -75,9 +81,8 @@ def showing(*amounts: str) -> Sandbox:
 
 def in_terminal(*args: str, until: bytes, typed: bytes = b"") -> tuple[int, bytes]:
     """Run the command in a terminal; when ``until`` was printed, type; the code and the screen."""
-    terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
     with subprocess.Popen(
-        [sys.executable, "-c", terminal, *COMMAND, *args],
+        [sys.executable, "-c", TERMINAL, *COMMAND, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "TERM": "xterm-256color"},
@@ -269,6 +274,14 @@ def test_api_key_file(tmp_path: Path, run: Run) -> None:
         assert run("balance", "--base-url", base_url, "--api-key-file", str(file))[0] == 0
 
 
+@pytest.fixture
+def interruptible() -> Generator[None]:
+    """Ctrl-C interrupts, even where the suite was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupting(io.StringIO):
     """A screen at which someone presses Ctrl-C when a text appears."""
 
@@ -283,6 +296,7 @@ class Interrupting(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_sandbox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`sandbox` serves until Ctrl-C, says what to export, and ends quietly with 130."""
     screen = Interrupting("DECAPTCHA_API_KEY")
@@ -303,6 +317,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends as quietly while the arguments are read; a terminal gets a new line."""
     errors = Terminal()

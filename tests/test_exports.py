@@ -22,12 +22,13 @@ SINCE = ".. versionadded:: "
 
 def documented() -> Iterator[tuple[str, str | None]]:
     """Every public object and public member of a public class, with its docstring."""
+    aliases = docstrings_of_aliases()
     for name in NAMES:
         value = getattr(decaptcha_async, name)
         if inspect.isclass(value) or inspect.isroutine(value):
             yield name, value.__doc__
-        elif not name.startswith("__"):
-            yield name, docstring_below(name)
+        else:
+            yield name, aliases.get(name)
         if inspect.isclass(value):
             for member, attribute in vars(value).items():
                 what = attribute.fget if isinstance(attribute, property) else attribute
@@ -36,15 +37,18 @@ def documented() -> Iterator[tuple[str, str | None]]:
                     yield f"{name}.{member}", what.__doc__
 
 
-def docstring_below(name: str) -> str | None:
-    """The string below the assignment of an alias, which Python itself does not keep."""
-    for path in Path(str(decaptcha_async.__file__)).parent.rglob("*.py"):
-        body = ast.parse(path.read_text("utf-8")).body
-        for node, below in pairwise(body):
-            assigns = ast.unparse(node).startswith((f"{name} = ", f"{name}: "))
-            if assigns and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                return str(below.value.value)
-    return None
+def docstrings_of_aliases() -> dict[str, str]:
+    """The strings below assignments, by the name assigned; Python itself does not keep them."""
+    return {
+        ast.unparse(
+            node.targets[0] if isinstance(node, ast.Assign) else node.target
+        ): below.value.value
+        for path in Path(str(decaptcha_async.__file__)).parent.rglob("*.py")
+        for node, below in pairwise(ast.parse(path.read_text("utf-8")).body)
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(below.value.value, str)
+    }
 
 
 def test_all_is_sorted_and_without_doubles() -> None:

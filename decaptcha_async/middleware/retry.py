@@ -22,7 +22,7 @@ from decaptcha_async.errors import Attempt, DecaptchaError, GaveUp
 from decaptcha_async.middleware.backoff import Exponential
 from decaptcha_async.middleware.budget import RetryBudget
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _MOST_KEPT: Final = 16
 _ASKED_SPREAD: Final = 1.1
