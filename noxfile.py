@@ -98,6 +98,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def connections(session: nox.Session) -> None:
+    """What faults on the wire do to this client, and to httpx, httpx2 and aiohttp: one table."""
+    session.install(wheel(session), "httpx2>=2.16", "aiohttp>=3.12")
+    session.run("python", "docs/benchmarks/connections.py", env=INSTALLED)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """The archives: complete, well described, and at work in an empty environment."""
     session.install(*group("build"))

@@ -18,6 +18,8 @@ def main() -> int:
             raise
         sys.stderr.write(_WITHOUT_EXTRA)
         return 2
+    except KeyboardInterrupt:  # while the imports still run
+        return 130
     return run(sys.argv[1:])
 
 

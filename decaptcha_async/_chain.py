@@ -10,7 +10,7 @@ from typing import Final, cast
 import attrs
 
 from decaptcha_async._readings import BalanceReading
-from decaptcha_async.errors import Phase
+from decaptcha_async.errors import Attempt, Phase
 
 DOING: Final[dict[Phase | None, str]] = {
     "connect": "while connecting",
@@ -30,6 +30,8 @@ class CallLog:
         requests: number of HTTP requests begun.
         host: the host that was asked last, empty before the first request.
         phase: what the last request was doing when last heard of.
+        earlier_attempts: the failed attempts that the nearest :class:`Retry` went on after, for
+            a deadline that ends it from outside.
 
     .. versionadded:: 0.1.0
     """
@@ -37,6 +39,7 @@ class CallLog:
     requests: int = 0
     host: str = ""
     phase: Phase | None = None
+    earlier_attempts: tuple[Attempt, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -102,7 +102,7 @@ def _complain(error: Exception, advice: str, *, as_json: bool) -> None:
     if as_json:
         line = json.dumps({"error": type(error).__name__, "message": text})
     else:
-        line = f"{NAME}: {text.rstrip('.')}. {advice}."
+        line = f"{NAME}: {text.rstrip('.?')}. {advice}."
     click.echo(line, err=True)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 import warnings
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, Literal, Self, overload
@@ -13,7 +15,7 @@ import anyio.lowlevel
 from decaptcha_async import _watch
 from decaptcha_async._chain import Middleware, compose
 from decaptcha_async._clock import Seconds
-from decaptcha_async._http import Endpoint, HTTPClient, OwnClient, open_client
+from decaptcha_async._http import Endpoint, HTTPClient, OwnClient, open_client, read_proxy
 from decaptcha_async._readings import BalanceReading
 from decaptcha_async._settings import key_source, resolve_base_url, version
 from decaptcha_async._watch import PollFailed, SupportsWait
@@ -42,10 +44,18 @@ class BalanceClient:
         http_client: an ``httpx.AsyncClient`` (or ``httpx2.AsyncClient``) of yours, never closed
             here. ``None``: one of our own, with a fresh connection for each attempt, that reads no
             proxy from the environment, keeps no cookies and follows no redirects.
+        reuse_connections: keep connections for bursts of calls, instead of a fresh one for each
+            attempt. Its risk: an answer that a broken server glued behind another is taken for the
+            next one.
+        ssl_context: for a server with an authority of your own. ``None``: the authorities that
+            httpx ships.
+        proxy: URL of a proxy; proxies of the environment are not read.
         allow_http: whether ``http://`` may go elsewhere than to loopback, the key in clear.
 
     Raises:
-        ConfigurationError: no key, a malformed key or URL. The message never shows a key.
+        ConfigurationError: no key, a malformed key or URL; or an ``http_client`` together with
+            ``reuse_connections``, ``ssl_context`` or ``proxy``, which it has of its own. The
+            message never shows a key or a password.
         TypeError: a middleware that is not an async callable.
 
     .. versionadded:: 0.1.0
@@ -60,18 +70,33 @@ class BalanceClient:
         base_url: str | None = None,
         middleware: Sequence[Middleware] | None = None,
         http_client: HTTPClient | None = None,
+        reuse_connections: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
         allow_http: bool = False,
     ) -> None:
         keys, problem = key_source(api_key)
-        del api_key  # no frame of a traceback that starts here may show it
-        if keys is None:
-            raise ConfigurationError(problem)
+        way, proxy_problem = read_proxy(proxy)
+        own_only = reuse_connections or ssl_context is not None or proxy is not None
+        # No frame of a traceback that starts here may show the key, or the password of a proxy.
+        del api_key, proxy
+        if keys is None or proxy_problem:
+            raise ConfigurationError(problem or proxy_problem)
+        if http_client is not None and own_only:
+            message = "http_client has its own connections: set reuse, TLS and proxy there"
+            raise ConfigurationError(message)
         url = resolve_base_url(base_url, allow_http=allow_http)
         self._closed = False
-        self._endpoint = Endpoint(url, keys, request_headers(version()))
-        self._endpoint.client = http_client
+        self._endpoint = Endpoint(url, keys, request_headers(version()), http_client)
         self._handler = compose(
             default_middleware() if middleware is None else middleware, self._endpoint
+        )
+        self._make_own = functools.partial(
+            open_client,
+            tls=url.startswith("https:"),
+            ssl_context=ssl_context,
+            proxy=way,
+            reuse=reuse_connections,
         )
         self._opening: anyio.Lock | None = None
         self._home: tuple[int, object] | None = None
@@ -247,7 +272,7 @@ class BalanceClient:
             self._opening = anyio.Lock()
         async with self._opening:
             if not self._closed and self._endpoint.client is None:
-                own = await open_client(tls=self.base_url.startswith("https:"))
+                own = await self._make_own()
                 if not self._closed:
                     self._endpoint.client = self._own = own
         self._check_home()

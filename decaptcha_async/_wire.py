@@ -201,12 +201,13 @@ def _refusal(
     kind, meaning = _meaning(code)
     inside = " inside HTTP 200" if code != status else ""
     text = f"{meaning} ({code}{inside})" + (f": {message}" if message else "")
+    wait = _retry_after(fields, now)
     return kind(
-        text,
+        text if wait is None else f"{text}; it asks to wait {wait:g} s",
         status_code=status,
         api_status_code=api_status,
         message=message,
-        retry_after=_retry_after(fields, now),
+        retry_after=wait,
     )
 
 

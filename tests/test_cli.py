@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from canary import CANARY
 
 from decaptcha_async import _cli
 from decaptcha_async.sandbox import Fault, Sandbox
@@ -76,7 +77,9 @@ def served(sandbox: Sandbox) -> Generator[str]:
 def showing(*amounts: str) -> Sandbox:
     """A sandbox that shows these amounts, one after the other."""
     template = '{{"isSuccess": true, "statusCode": 200, "errorMessage": null, "data": "{}"}}'
-    return Sandbox(script=[Fault(body=template.format(amount)) for amount in amounts])
+    return Sandbox(
+        api_key=CANARY, script=[Fault(body=template.format(amount)) for amount in amounts]
+    )
 
 
 def in_terminal(*args: str, until: bytes, typed: bytes = b"") -> tuple[int, bytes]:
@@ -128,7 +131,7 @@ def test_balance_below(below: str, code: int, line: str, run: Run) -> None:
 def test_watch(run: Run) -> None:
     """`watch` prints time, amount and change: none at first, 0 for the same, signed else."""
     with served(showing("10.00", "10.00", "1234.5", "0.25")) as base_url:
-        os.environ["DECAPTCHA_API_KEY"] = "sandbox"
+        os.environ["DECAPTCHA_API_KEY"] = CANARY
         code, out, err = run("watch", "--base-url", base_url, "--interval", "0.05", "--count", "4")
     assert (code, err) == (0, "")
     times, lines = zip(*((line[:8], line[8:]) for line in out.splitlines()), strict=True)
@@ -144,7 +147,7 @@ def test_watch(run: Run) -> None:
 def test_watch_changes_only(run: Run) -> None:
     """W8: with `--changes-only`, the first reading, then amounts that differ."""
     with served(showing("10.00", "10.00", "10.0", "9.00")) as base_url:
-        os.environ["DECAPTCHA_API_KEY"] = "sandbox"
+        os.environ["DECAPTCHA_API_KEY"] = CANARY
         args = "watch", "--json", "--changes-only", "--interval", "0.05", "--count", "2"
         code, out, _ = run(*args, "--base-url", base_url)
     assert code == 0
@@ -171,8 +174,8 @@ def test_watch_below(run: Run) -> None:
 def test_watch_through_a_failure(as_json: bool, run: Run) -> None:  # noqa: FBT001
     """W5: a passing failure is one line on stderr, and the watch goes on."""
     script = [Fault(), Fault(302), Fault()]
-    with served(Sandbox(script=script)) as base_url:
-        os.environ["DECAPTCHA_API_KEY"] = "sandbox"
+    with served(Sandbox(api_key=CANARY, script=script)) as base_url:
+        os.environ["DECAPTCHA_API_KEY"] = CANARY
         args = ["watch", "--base-url", base_url, "--interval", "0.05", "--count", "2"]
         code, out, err = run(*args, *["--json"] * as_json)
     assert code == 0
@@ -200,8 +203,8 @@ def test_failures(
     *, command: str, fault: Fault, code: int, error: str, advice: str, run: Run
 ) -> None:
     """An error is one line on stderr that says what to do, and the code tells its kind."""
-    os.environ["DECAPTCHA_API_KEY"] = "sandbox"
-    with served(Sandbox(script=[fault, fault])) as base_url:
+    os.environ["DECAPTCHA_API_KEY"] = CANARY
+    with served(Sandbox(api_key=CANARY, script=[fault, fault])) as base_url:
         for_people = run(command, "--base-url", base_url)
         for_programs = run(command, "--base-url", base_url, "--json")
     assert for_people[:2] == for_programs[:2] == (code, "")
@@ -267,9 +270,9 @@ def test_help(option: str, run: Run) -> None:
 def test_api_key_file(tmp_path: Path, run: Run) -> None:
     """`--api-key-file` wins over the environment's key; the line's end is dropped."""
     file = tmp_path / "key"
-    file.write_text("sandbox\n")
+    file.write_text(f"{CANARY}\n")
     os.environ["DECAPTCHA_API_KEY"] = "wrong"
-    with served(Sandbox()) as base_url:
+    with served(Sandbox(api_key=CANARY)) as base_url:
         assert run("balance", "--base-url", base_url)[0] == 4
         assert run("balance", "--base-url", base_url, "--api-key-file", str(file))[0] == 0
 
@@ -370,7 +373,7 @@ def test_process_with_nothing_listening() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        environment = {**os.environ, "DECAPTCHA_API_KEY": "k", "DECAPTCHA_BASE_URL": base_url}
+        environment = {**os.environ, "DECAPTCHA_API_KEY": CANARY, "DECAPTCHA_BASE_URL": base_url}
         done = subprocess.run(
             [*COMMAND, "balance"],
             env=environment,
@@ -392,7 +395,7 @@ def test_process_serves_until_terminated() -> None:
     ) as server:
         assert server.stdout is not None
         base_url = server.stdout.readline().partition("=")[2].strip()
-        environment = {**os.environ, "DECAPTCHA_API_KEY": "wrong", "DECAPTCHA_BASE_URL": base_url}
+        environment = {**os.environ, "DECAPTCHA_API_KEY": CANARY, "DECAPTCHA_BASE_URL": base_url}
         asked = subprocess.run(
             [*COMMAND, "balance"], env=environment, capture_output=True, timeout=GUARD, check=False
         )

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import wire
 
-from decaptcha_async._http.connections import MOST_IN_USE, FreshConnections, open_client
+from decaptcha_async._http.connections import MOST_IN_USE, Connections, open_client
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ async def own_client(*, tls: bool = False) -> AsyncGenerator[httpx.AsyncClient, 
 def turns(client: httpx.AsyncClient) -> int:
     """How many requests may still begin."""
     transport = client._transport
-    assert isinstance(transport, FreshConnections)
+    assert isinstance(transport, Connections)
     return transport._turn.value
 
 
@@ -186,7 +186,7 @@ async def test_closing_fails(caplog: pytest.LogCaptureFixture) -> None:
             raise OSError("what the server echoed")
 
     caplog.set_level(logging.DEBUG, logger="decaptcha_async")
-    transport = FreshConnections(Stubborn)
+    transport = Connections(Stubborn, reuse=False)
     async with wire.serve() as server, httpx.AsyncClient(transport=transport) as client:
         assert await fetch(client, server.base_url) == wire.GOOD
         assert turns(client) == MOST_IN_USE
@@ -214,7 +214,7 @@ async def test_tls_to_its_end() -> None:
     def connect() -> httpx.AsyncHTTPTransport:
         return httpx.AsyncHTTPTransport(verify=authority.client)
 
-    client = httpx.AsyncClient(transport=FreshConnections(connect))
+    client = httpx.AsyncClient(transport=Connections(connect, reuse=False))
     async with wire.serve(tls=authority.server) as server, client:
         assert await fetch(client, server.base_url) == wire.GOOD
         await server.idle()

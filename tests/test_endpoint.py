@@ -15,6 +15,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 import wire
+from canary import CANARY
 
 from decaptcha_async._http.connections import open_client
 from decaptcha_async._http.endpoint import Endpoint, HTTPClient, _phase_timeouts
@@ -39,7 +40,7 @@ every_client = pytest.mark.parametrize("library", ["own", "httpx", "httpx2"])
 
 E = TypeVar("E", bound=DecaptchaError)
 
-KEY: Final = "canary-Kq7Zt2"
+KEY: Final = CANARY
 ELSEWHERE: Final = "https://api.example"
 HTML: Final = b"<!doctype html><title>Balance API</title>"
 LARGE: Final = b" " * 4 * MAX_BODY
@@ -61,9 +62,7 @@ class Keys:
 
 def endpoint(base_url: str, client: HTTPClient | None, *keys: str) -> Endpoint:
     """An endpoint that asks with ``client``."""
-    made = Endpoint(base_url, Keys(*keys or [KEY]), request_headers("0.1.0"))
-    made.client = client
-    return made
+    return Endpoint(base_url, Keys(*keys or [KEY]), request_headers("0.1.0"), client)
 
 
 @contextlib.asynccontextmanager
@@ -296,7 +295,9 @@ async def test_refusals(reply: wire.Reply, kind: type[APIError], status: int) ->
     [
         pytest.param(wire.Reply(b"", "close"), "the server closed the connection", id="nothing"),
         pytest.param(wire.Reply(b"SSH-2.0-x\r\n\r\n"), "the answer is not HTTP", id="ssh"),
-        pytest.param(wire.Reply(b"\0" * 200_000, "close"), "the answer is not HTTP", id="zeros"),
+        pytest.param(
+            wire.Reply(b"\0" * 200_000, "close"), "the answer is binary, not HTTP", id="zeros"
+        ),
         pytest.param(wire.Reply(wire.head("no colon")), "the answer is not HTTP", id="header"),
         pytest.param(
             wire.Reply(wire.head("Content-Length: 1", "Content-Length: 2")),
@@ -462,6 +463,22 @@ async def test_phase_timeouts(seconds: float, connect: float, answer: float) -> 
             await ask(ELSEWHERE, client)
     expected = {"connect": connect, "read": answer, "write": answer, "pool": answer}
     assert seen == [pytest.approx(expected)]
+
+
+async def test_the_patience_of_our_own_client() -> None:
+    """C5: 10 s and 30 s whatever the caller's deadline: who cancels a call finds it cancelled."""
+    seen: list[dict[str, float]] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"])
+        return httpx.Response(200, content=wire.GOOD)
+
+    async with mock(note) as client:
+        own = endpoint(ELSEWHERE, None)
+        own.client = client
+        with anyio.fail_after(5):
+            await own(await own.begin("balance", None))
+    assert seen == [{"connect": 10, "read": 30, "write": 30, "pool": 30}]
 
 
 async def test_phase_timeouts_after_the_deadline() -> None:

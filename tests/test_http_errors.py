@@ -272,7 +272,7 @@ def handshake(reason: str) -> ssl.SSLError:
     return error
 
 
-YOURS = "If the server is yours, pass an http_client that trusts its authority"
+YOURS = "If the server is yours, pass an ssl_context that trusts its authority"
 
 
 @pytest.mark.parametrize(

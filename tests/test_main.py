@@ -75,3 +75,20 @@ def test_other_import_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "decaptcha_async.sandbox", None)
     with pytest.raises(ModuleNotFoundError, match=r"decaptcha_async\.sandbox"):
         main()
+
+
+class Interrupted:
+    """A finder during whose work someone presses Ctrl-C."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        """Be interrupted."""
+        if name == "decaptcha_async._cli":
+            raise KeyboardInterrupt
+
+
+def test_interrupted_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the imports still run ends quietly with 130, too."""
+    monkeypatch.delitem(sys.modules, "decaptcha_async._cli", raising=False)
+    monkeypatch.delattr(decaptcha_async, "_cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert main() == 130

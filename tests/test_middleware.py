@@ -63,10 +63,12 @@ def test_refused_figures(arguments: dict[str, Any]) -> None:
 async def test_the_default_list_against_a_silent_service() -> None:
     """R8: each attempt ends after 10 s and is retried; after 30 s the whole call ends."""
     endpoint = Endpoint("1", takes=math.inf)
-    with pytest.raises(DeadlineExceededError, match="within 30 s"):
+    with pytest.raises(DeadlineExceededError, match="within 30 s") as caught:
         await compose(default_middleware(), endpoint)(call_of())
     assert anyio.current_time() == 30
     assert (len(endpoint.asked), endpoint.in_flight) == (3, 0)
+    assert caught.value.gave_up == "deadline"
+    assert [attempt.number for attempt in caught.value.earlier_attempts] == [1, 2]
     assert all(10 <= gap <= 11 for gap in endpoint.gaps)
 
 

@@ -18,13 +18,13 @@ from typing import cast
 import anyio
 import httpx
 import pytest
+from canary import CANARY
 
 from decaptcha_async import BalanceClient, _settings
 from decaptcha_async._secret import ApiKey
 from decaptcha_async._settings import DEFAULT_BASE_URL, key_source, resolve_base_url
 from decaptcha_async.errors import ConfigurationError
 
-CANARY = "Canary-7f3A"
 NOT_GIVEN: Mapping[str, str] = {}
 
 

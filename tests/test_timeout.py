@@ -88,7 +88,9 @@ async def test_the_message_says_what_was_going_on(
     [
         pytest.param([Timeout(5), Retry(4, backoff=[1] * 3)], 1, 5, None, id="outside"),
         pytest.param([Retry(4, backoff=[1] * 3), Timeout(5)], 4, 23, "attempts", id="inside"),
-        pytest.param([Timeout(13), Retry(4, backoff=[1] * 3), Timeout(5)], 3, 13, None, id="both"),
+        pytest.param(
+            [Timeout(13), Retry(4, backoff=[1] * 3), Timeout(5)], 3, 13, "deadline", id="both"
+        ),
         pytest.param(
             [Timeout(11.5), Retry(4, backoff=[1] * 3), Timeout(5)], 2, 11, "deadline", id="no-room"
         ),

@@ -28,10 +28,12 @@ class Reply:
 
     ``next`` waits for another request on the connection, ``close`` closes it, ``hold`` says
     nothing more until the client closes, ``drip`` goes on for ever, a byte at a time.
+    ``pause`` is for how many seconds the server thinks first.
     """
 
     data: bytes
     then: Literal["next", "close", "hold", "drip"] = "next"
+    pause: float = 0.0
 
 
 def answer(body: bytes = GOOD, *headers: str, status: str = "200 OK") -> Reply:
@@ -57,6 +59,7 @@ class Server:
         base_url: where it listens.
         connections: how many were accepted.
         open: how many are open.
+        most_open: the most that were open at a time.
         requests: heads of the requests, in order of arrival.
         unfinished: what came on a connection and never became a request.
     """
@@ -67,6 +70,7 @@ class Server:
         self.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         self.connections = 0
         self.open = 0
+        self.most_open = 0
         self.requests: list[bytes] = []
         self.unfinished = b""
         self._replies = replies
@@ -97,6 +101,7 @@ class Server:
         """Serve one connection."""
         self.connections += 1
         self.open += 1
+        self.most_open = max(self.most_open, self.open)
         self._tell()
         try:
             async with stream:
@@ -123,6 +128,7 @@ class Server:
             reply = self._replies[min(len(self.requests), len(self._replies) - 1)]
             self.requests.append(request + b"\r\n\r\n")
             self._tell()
+            await anyio.sleep(reply.pause)
             await stream.send(reply.data)
             while reply.then == "drip":
                 await anyio.sleep(0.01)

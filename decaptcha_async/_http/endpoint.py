@@ -22,12 +22,15 @@ from decaptcha_async.errors import ClientClosedError, DecaptchaError, Phase
 
 _CONNECT_WITHIN: Final = 10.0
 _ANSWER_WITHIN: Final = 30.0
+_PATIENCE: Final = (_CONNECT_WITHIN, _ANSWER_WITHIN, _ANSWER_WITHIN, _ANSWER_WITHIN)
 _MARGIN: Final = 0.02
 _LONGEST_MARGIN: Final = 0.1
 _SHORTEST: Final = 0.001
 _PIECES_AFTER_CLOSING: Final = 8
 _CLOSE_WITHIN: Final = 2.0
 _OK: Final = 200
+_REFUSALS: Final = range(400, 600)
+_REFUSAL_WITHIN: Final = 1.0
 
 _PHASES: Final[dict[str, Phase]] = {
     "connect_tcp.started": "connect",
@@ -87,11 +90,21 @@ class _Response(Protocol):
 
 
 class Endpoint:
-    """The Balance API at one base URL, asked with the key of the moment."""
+    """The Balance API at one base URL, asked with the key of the moment.
 
-    def __init__(self, base_url: str, keys: KeySource, headers: Mapping[str, str]) -> None:
+    A client that is given is somebody else's; else ``client`` is to be set before the first call.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        keys: KeySource,
+        headers: Mapping[str, str],
+        client: HTTPClient | None = None,
+    ) -> None:
         self.base_url = base_url
-        self.client: HTTPClient | None = None
+        self.client = client
+        self._injected = client is not None
         self._keys = keys
         self._headers = headers
         self._host = urlsplit(base_url).netloc
@@ -147,7 +160,7 @@ class Endpoint:
             METHOD,
             self.base_url + PATH,
             headers=self._headers,
-            timeout=_phase_timeouts(),
+            timeout=_phase_timeouts() if self._injected else _PATIENCE,
             extensions={"trace": _follow(call.log)},
         )
         response = await _send(client, request, key)
@@ -187,13 +200,25 @@ async def _close(response: _Response) -> None:
 
 
 async def _read(response: _Response, key: ApiKey) -> bytes:
-    """The raw body, cut a little above the most that is allowed.
+    """The raw body, as far as it matters: beside another status than 200 it only explains.
 
-    Of a refusal the status says enough, so a body that breaks off does not hide it.
+    So what a refusal says is read for a moment, and a body that breaks off, or never ends, does not
+    hide the status. What else came is not read at all.
     """
     check_head(response.status_code, response.headers, scrub=key.scrub)
     if response.is_stream_consumed:  # a mock transport hands over a body that was read
         return response.content[: MAX_BODY + 1]
+    if response.status_code == _OK:
+        return await _read_body(response)
+    if response.status_code in _REFUSALS:
+        left = anyio.current_effective_deadline() - _clock.now()
+        with anyio.move_on_after(min(_REFUSAL_WITHIN, left / 2)), contextlib.suppress(Exception):
+            return await _read_body(response)
+    return b""
+
+
+async def _read_body(response: _Response) -> bytes:
+    """The raw body, cut a little above the most that is allowed."""
     body = bytearray()
     pieces_after_closing = 0
     try:
@@ -208,7 +233,7 @@ async def _read(response: _Response, key: ApiKey) -> bytes:
             if pieces_after_closing > _PIECES_AFTER_CLOSING:
                 break
     except Exception:
-        if response.status_code == _OK and not pieces_after_closing:
+        if not pieces_after_closing:
             raise
     return bytes(body[: MAX_BODY + 1])
 
@@ -216,7 +241,8 @@ async def _read(response: _Response, key: ApiKey) -> bytes:
 def _phase_timeouts() -> tuple[float, float, float, float]:
     """Connect, read, write and pool: a little less than the time that the caller has left.
 
-    So most stalls end by a timeout that knows what it waited for, not by a cancellation.
+    So most stalls of a client that is not ours end by its timeouts, not by our cancellation, which
+    its pool may not survive.
     """
     left = max(_SHORTEST, anyio.current_effective_deadline() - _clock.now())
     left -= min(_LONGEST_MARGIN, _MARGIN * left)

@@ -165,14 +165,22 @@ def _reason(causes: list[BaseException]) -> str:
         return "the answer was cut off"
     if "disconnected" in text or any(isinstance(cause, _CLOSED_BY_PEER) for cause in causes):
         return "the server closed the connection"
+    if "illegal request line" in text:  # h11 of an answer in binary, as TLS is
+        return "the answer is binary, not HTTP: is http in base_url right?"
     return _REASONS.get(type(causes[0]).__name__, "the connection broke")
 
 
 def _tls_problem(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        problem = error.verify_message or "certificate verification failed"
-        return f"{problem}. If the server is yours, pass an http_client that trusts its authority"
+        problem = (error.verify_message or "certificate verification failed").rstrip(".")
+        if "mismatch" in problem:
+            return f"{problem}: is the host in base_url right?"
+        if "expired" in problem or "not yet valid" in problem:
+            return f"{problem}: is the clock of this machine right?"
+        return f"{problem}. If the server is yours, pass an ssl_context that trusts its authority"
     reason = (error.reason or "protocol error").replace("_", " ").lower()
     if "wrong version" in reason or "http request" in reason or "record layer" in reason:
         return f"it does not speak TLS ({reason}): is https in base_url right?"
+    if "protocol version" in reason or "unsupported protocol" in reason:
+        return f"it speaks no version of TLS that the ssl_context allows ({reason})"
     return f"the TLS handshake failed ({reason})"

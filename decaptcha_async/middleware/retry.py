@@ -134,6 +134,7 @@ class Retry:
             finally:
                 del failure
             earlier.append(attempt)
+            call.log.earlier_attempts = tuple(earlier)
             self._announce(attempt)
             await anyio.sleep(verdict)
 

@@ -42,4 +42,11 @@ class Timeout:
         log = call.log
         doing = f", {DOING[log.phase]}" if log.requests else ""
         message = f"no answer from {log.host or 'the service'} within {self.seconds:g} s{doing}"
-        raise DeadlineExceededError(message, phase=log.phase, host=log.host)
+        error = DeadlineExceededError(message, phase=log.phase, host=log.host)
+        if log.earlier_attempts:
+            # Place alone decides: outside a Retry this ends it, inside it judges for itself.
+            error.earlier_attempts, error.gave_up = log.earlier_attempts, "deadline"
+        try:
+            raise error
+        finally:
+            del error

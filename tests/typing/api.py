@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -59,6 +60,10 @@ BalanceClient(middleware=default_middleware())
 BalanceClient(middleware=(Timeout(30), Retry()))
 BalanceClient(http_client=httpx.AsyncClient())
 BalanceClient(http_client=httpx2.AsyncClient())
+BalanceClient(reuse_connections=True)
+BalanceClient(ssl_context=ssl.create_default_context())
+BalanceClient(proxy="http://127.0.0.1:3128")
+BalanceClient(proxy=httpx.URL("http://127.0.0.1:3128"))  # type: ignore[arg-type]
 BalanceClient(b"key")  # type: ignore[arg-type]
 BalanceClient(http_client=httpx.Client())  # type: ignore[arg-type]
 
