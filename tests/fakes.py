@@ -81,7 +81,7 @@ class Scripted(Generic[Asked]):
         finally:
             self.in_flight -= 1
         if isinstance(line, Exception):
-            raise line
+            raise line.with_traceback(None)
         return reading(line)
 
     @property

@@ -1,7 +1,7 @@
 """Every foreign exception of an attempt, said in our words.
 
 Exceptions are known by the names of their classes, for httpx and httpx2 alike: httpx2 is welcome
-as an injected client, but is no dependency.
+as an injected client, and so is aiohttp below it, but neither is a dependency.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _FAILURES: Final[dict[str, Phase]] = {
     "ProtocolError": "receive",
     "TransportError": "receive",
     "HTTPError": "receive",
+    "ClientConnectorError": "connect",
+    "ClientError": "receive",
 }
 _UNUSABLE: Final = {"InvalidURL", "IDNAError", "UnsupportedProtocol"}
 _REDIRECT: Final = ("the answer is a redirect, which is not followed", "redirect")
@@ -70,8 +72,9 @@ _CLOSED_BY_PEER: Final = (anyio.EndOfStream, ssl.SSLEOFError)
 _REASONS: Final = {
     "RemoteProtocolError": "the answer is not HTTP",
     "LocalProtocolError": "the request is not HTTP",
+    "ClientResponseError": "the answer is not HTTP",
 }
-_LIBRARIES: Final = {"httpx", "httpx2", "httpcore", "httpcore2", "idna"}
+_LIBRARIES: Final = {"httpx", "httpx2", "httpcore", "httpcore2", "idna", "aiohttp"}
 
 
 def translate(
