@@ -165,6 +165,7 @@ async def mine(call: Call, call_next: Handler) -> BalanceReading:
     assert_type(call.log.requests, int)
     assert_type(call.log.host, str)
     assert_type(call.log.phase, Phase | None)
+    assert_type(call.log.earlier_attempts, tuple[Attempt, ...])
     return await call_next(call)
 
 
