@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 import zipfile
@@ -10,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -24,7 +26,22 @@ CORE: list[str] = PYPROJECT["project"]["dependencies"]
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 
 # Tests of rooms that need an extra, and of the house, whose import-linter brings click and rich.
-NEED_EXTRAS = ["test_cli.py", "test_house.py", "test_main.py", "test_sandbox.py"]
+NEED_EXTRAS = [
+    "test_cli.py",
+    "test_dashboard.py",
+    "test_house.py",
+    "test_httpx_aiohttp.py",
+    "test_integrations_aiohttp.py",
+    "test_integrations_apprise.py",
+    "test_integrations_fastapi.py",
+    "test_main.py",
+    "test_sandbox.py",
+    "test_screen.py",
+    "test_serve.py",
+]
+
+# Tests of what only the group `test` brings, which may need newer releases than the oldest.
+NOT_OLDEST = ["test_house.py", "test_httpx_aiohttp.py"]
 
 # Tests of connections under load, which no extra changes.
 LONG = ["test_bombs.py", "test_cancellation.py", "test_reuse.py"]
@@ -89,8 +106,9 @@ def bare(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The oldest releases that pyproject.toml says will do."""
     pins = [line.replace(">=", "==") for line in chain(CORE, *EXTRAS.values())]
-    session.install(wheel(session, *EXTRAS), *pins, *group("test-core"))
-    session.run("pytest", "--ignore=tests/test_house.py", *session.posargs, env=INSTALLED)
+    session.install(wheel(session, *EXTRAS), *pins, *group("test-core"), *group("test-extras"))
+    without = [f"--ignore=tests/{name}" for name in NOT_OLDEST]
+    session.run("pytest", *without, *session.posargs, env=INSTALLED)
 
 
 @nox.session
@@ -102,10 +120,49 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def rules(session: nox.Session) -> None:
+    """Each rule of middleware and watch removed from the code: a test that names it fails.
+
+    (After `--`: names of rules.)
+    """
+    session.install(wheel(session, *EXTRAS), *group("test"))
+    session.run("python", "tests/mutations.py", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The dashboard in headless Chromium: drain, top-up, restart, accessibility."""
+    session.install(wheel(session, *EXTRAS), *group("test-core"), *group("browser"))
+    session.run("pytest", "tests/browser.py", *session.posargs, env=chromium(session))
+
+
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """The pictures of the dashboard and of the live view, taken anew; look at them."""
+    session.install(wheel(session, *EXTRAS), *group("browser"))
+    session.run("python", "docs/pictures/terminal.py", env=INSTALLED)
+    session.run("python", "docs/pictures/dashboard.py", env=chromium(session))
+
+
+@nox.session
 def connections(session: nox.Session) -> None:
     """What faults on the wire do to this client, and to httpx, httpx2 and aiohttp: one table."""
     session.install(wheel(session), "httpx2>=2.16", "aiohttp>=3.12")
     session.run("python", "docs/benchmarks/connections.py", env=INSTALLED)
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """The pictures and figures of docs/why-these-defaults.md, made anew."""
+    session.install(wheel(session), *group("simulation"))
+    session.run("python", "docs/simulation/simulate.py", env=INSTALLED)
+
+
+@nox.session
+def watchers(session: nox.Session) -> None:
+    """Ten thousand watches on one loop, beside bare sleeping loops: lateness and memory."""
+    session.install(wheel(session))
+    session.run("python", "docs/benchmarks/watchers.py", env=INSTALLED)
 
 
 @nox.session
@@ -118,8 +175,9 @@ def build(session: nox.Session) -> None:
     [built] = folder.glob("*.whl")
     session.run("twine", "check", "--strict", str(source), str(built))
 
-    sources = {path.as_posix() for path in Path("decaptcha_async").rglob("*.py")}
-    package = sources | {"decaptcha_async/py.typed"}
+    kinds = {".css", ".html", ".js", ".py", ".svg", ".typed"}
+    files = Path("decaptcha_async").rglob("*")
+    package = {path.as_posix() for path in files if path.suffix in kinds}
     with zipfile.ZipFile(built) as archive:
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
     if shipped != package:
@@ -135,6 +193,17 @@ def build(session: nox.Session) -> None:
     said = session.run(python, "-m", "decaptcha_async", "--version", external=True, silent=True)
     if VERSION not in str(said):
         session.error(f"the installed command says {said!r}, not {VERSION}")
+
+
+def chromium(session: nox.Session) -> dict[str, str]:
+    """The environment that names a Chromium: $CHROMIUM, the system's, or one from playwright."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        try:
+            session.run("playwright", "install", "--with-deps", "--only-shell", "chromium")
+        except CommandFailed:
+            session.error("no Chromium: install your system's, or say where one is in CHROMIUM")
+    return INSTALLED | {"CHROMIUM": path or ""}
 
 
 def group(name: str) -> tuple[str, ...]:

@@ -16,9 +16,14 @@ import logging
 from decaptcha_async._chain import Call, CallLog, Handler, Middleware
 from decaptcha_async._client import BalanceClient
 from decaptcha_async._clock import Seconds
+from decaptcha_async._delivery import Notifier
 from decaptcha_async._http import HTTPClient
+from decaptcha_async._monitor import BalanceMonitor
 from decaptcha_async._readings import BalanceReading
-from decaptcha_async._watch import PollFailed, SupportsWait
+from decaptcha_async._state import MonitorState
+from decaptcha_async._subscription import Subscription
+from decaptcha_async._watch import Interval, PollFailed, SupportsWait
+from decaptcha_async.alerts import Alert, LowBalance, LowRunway
 from decaptcha_async.errors import (
     APIError,
     Attempt,
@@ -34,7 +39,11 @@ from decaptcha_async.errors import (
     TLSError,
     TransportError,
 )
+from decaptcha_async.forecast import Adaptive, BurnRate
 from decaptcha_async.middleware import (
+    CircuitBreaker,
+    CircuitState,
+    Coalesce,
     Exponential,
     Retry,
     RetryBudget,
@@ -44,28 +53,41 @@ from decaptcha_async.middleware import (
 
 __all__ = [
     "APIError",
+    "Adaptive",
+    "Alert",
     "Attempt",
     "AuthenticationError",
     "BalanceClient",
+    "BalanceMonitor",
     "BalanceReading",
+    "BurnRate",
     "Call",
     "CallLog",
+    "CircuitBreaker",
     "CircuitOpenError",
+    "CircuitState",
     "ClientClosedError",
+    "Coalesce",
     "ConfigurationError",
     "DeadlineExceededError",
     "DecaptchaError",
     "Exponential",
     "HTTPClient",
     "Handler",
+    "Interval",
     "InvalidResponseError",
+    "LowBalance",
+    "LowRunway",
     "Middleware",
+    "MonitorState",
+    "Notifier",
     "PollFailed",
     "RateLimitedError",
     "Retry",
     "RetryBudget",
     "Seconds",
     "ServerError",
+    "Subscription",
     "SupportsWait",
     "TLSError",
     "Timeout",

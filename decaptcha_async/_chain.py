@@ -32,6 +32,8 @@ class CallLog:
         phase: what the last request was doing when last heard of.
         earlier_attempts: the failed attempts that the nearest :class:`Retry` went on after, for
             a deadline that ends it from outside.
+        refused_delay: seconds that the nearest :class:`Retry` would have waited, had the time left
+            allowed it; ``None`` if that did not end it.
 
     .. versionadded:: 0.1.0
     """
@@ -40,6 +42,7 @@ class CallLog:
     host: str = ""
     phase: Phase | None = None
     earlier_attempts: tuple[Attempt, ...] = ()
+    refused_delay: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -91,8 +94,9 @@ def compose(middleware: Sequence[Middleware], endpoint: Handler) -> Handler:
     return handler
 
 
-def _step(layer: Middleware, call_next: Handler, call: Call) -> Awaitable[BalanceReading]:
-    return layer(call, call_next)
+async def _step(layer: Middleware, call_next: Handler, call: Call) -> BalanceReading:
+    # Async, so that libraries which ask whether `call_next` is a coroutine function hear yes.
+    return await layer(call, call_next)
 
 
 def _check_list(middleware: object) -> None:
@@ -108,19 +112,19 @@ def _check(layer: object) -> None:
     if not callable(layer):
         message = f"middleware must be an async callable, not {type(layer).__name__}"
         raise TypeError(message)
-    if not _is_async(layer):
+    if not is_async(layer):
         name = getattr(layer, "__name__", type(layer).__name__)
         message = f"middleware must be async: {name} is not, write it with `async def`"
         raise TypeError(message)
 
 
-def _is_async(function: object) -> bool:
+def is_async(function: object) -> bool:
     """Whether calling it gives an awaitable; a partial or a wrapper is what it is made of."""
     if inspect.iscoroutinefunction(function):
         return True
     if inspect.iscoroutinefunction(getattr(type(function), "__call__", None)):  # noqa: B004
         return True
     if isinstance(function, functools.partial):
-        return _is_async(cast("functools.partial[object]", function).func)
+        return is_async(cast("functools.partial[object]", function).func)
     inner = getattr(function, "__wrapped__", None)
-    return inner is not None and _is_async(inner)
+    return inner is not None and is_async(inner)

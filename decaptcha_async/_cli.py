@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal
 from functools import partial, wraps
 from typing import Final
@@ -18,12 +19,32 @@ from typing import Final
 import anyio
 import attrs
 import click
-from rich.console import Console
 from rich.text import Text
 
 import decaptcha_async
-from decaptcha_async import BalanceClient, BalanceReading, DecaptchaError, PollFailed, errors
+from decaptcha_async import (
+    BalanceClient,
+    BalanceMonitor,
+    BalanceReading,
+    DecaptchaError,
+    LowBalance,
+    Notifier,
+    PollFailed,
+    errors,
+)
+from decaptcha_async._background import Background
+from decaptcha_async._delivery import Delivery
 from decaptcha_async._money import parse_threshold
+from decaptcha_async._screen import (
+    JsonLines,
+    Lines,
+    LiveView,
+    Screen,
+    complain,
+    echo,
+    is_live,
+    low_mark,
+)
 from decaptcha_async._settings import BASE_URL_VARIABLE, KEY_FILE_VARIABLE, KEY_VARIABLE
 from decaptcha_async.sandbox import Sandbox
 from decaptcha_async.testing import sandbox_client
@@ -31,6 +52,8 @@ from decaptcha_async.testing import sandbox_client
 Job = Callable[[], Awaitable[int | None]]
 
 NAME: Final = "decaptcha-async"
+_NOTIFY_VARIABLE: Final = "DECAPTCHA_NOTIFY"
+_STALE_AFTER: Final = 600.0
 FAILED, MISUSED, LOW, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
 
 _KEY: Final = f"{KEY_VARIABLE}, {KEY_FILE_VARIABLE} or --api-key-file"
@@ -50,7 +73,10 @@ def run(args: Sequence[str]) -> int:
     as_json = "--json" in args
     try:
         job: Job | int = command.main(args, NAME, standalone_mode=False)
-        return job if isinstance(job, int) else anyio.run(job) or 0
+        if isinstance(job, int):
+            return job
+        with _undelivered_told(as_json=as_json):
+            return anyio.run(job) or 0
     except (KeyboardInterrupt, click.Abort):
         if sys.stderr.isatty():
             click.echo(err=True)
@@ -64,7 +90,7 @@ def run(args: Sequence[str]) -> int:
         return MISUSED
     except (click.ClickException, DecaptchaError, ImportError, OSError) as error:
         code, advice = _judge(error)
-        _complain(error, advice, as_json=as_json)
+        complain(NAME, error, advice, as_json=as_json)
         return code
 
 
@@ -91,61 +117,57 @@ def _judge(error: Exception) -> tuple[int, str]:
             return FAILED, "Try again later"
 
 
-def _complain(error: Exception, advice: str, *, as_json: bool) -> None:
-    match error:
-        case click.ClickException():
-            text = error.format_message()
-        case OSError(strerror=str(text)):
-            pass
-        case _:
-            text = str(error)
-    if as_json:
-        line = json.dumps({"error": type(error).__name__, "message": text})
-    else:
-        line = f"{NAME}: {text.rstrip('.?')}. {advice}."
-    click.echo(line, err=True)
+@contextmanager
+def _undelivered_told(*, as_json: bool) -> Generator[None]:
+    """Tell of alerts that reached nobody, which the library logs: a line each, and no other."""
+    told, untold = _Told(as_json=as_json), logging.NullHandler()
+    delivery, apprise = logging.getLogger(Delivery.__module__), logging.getLogger("apprise")
+    delivery.addHandler(told)
+    apprise.addHandler(untold)
+    try:
+        yield
+    finally:
+        delivery.removeHandler(told)
+        apprise.removeHandler(untold)
+
+
+class _Told(logging.Handler):
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__(logging.ERROR)
+        self._as_json = as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = ConnectionError(record.getMessage())
+        complain(NAME, error, "Check --notify and the network", as_json=self._as_json)
 
 
 @attrs.define(eq=False, kw_only=True)
 class _Session:
-    """Whom to ask, and where readings are shown: a line for people each, or JSON for programs."""
+    """Whom to ask, what is low, and who looks on: people, or programs."""
 
     client: BalanceClient
     sandbox: bool
     as_json: bool
     below: Decimal | None
-    _last: Decimal | None = attrs.field(default=None, init=False)
 
     def note(self, text: str) -> None:
         """Tell people that a sandbox is asked."""
         if self.sandbox and not self.as_json:
             click.echo(f"Sandbox: {text}", err=True)
 
-    def show(self, reading: BalanceReading, *, alone: bool = False) -> bool:
-        """Show a reading, ``alone`` or as one of a series; whether it is low."""
-        low = self.below is not None and reading.amount < self.below
-        if self.as_json:
-            click.echo(json.dumps(reading.to_dict()))
-            return low
-        line = Text(f"{reading.amount:,}", "bold")
-        if not alone:
-            line.pad_left(14 - len(line))
-            line = Text.assemble((f"{reading.taken_at.astimezone():%H:%M:%S}", "dim"), line)
-            line.append(self._change(reading.amount))
-        if low:
-            line.append(f"   LOW: below {self.below:,}", "bold red")
-        console = Console(color_system=None if os.environ.get("NO_COLOR") else "auto")
-        with console.capture() as styled:
-            console.print(line, soft_wrap=True)
-        click.echo(styled.get(), nl=False)
-        return low
+    def is_low(self, reading: BalanceReading) -> bool:
+        """Whether a reading is below the threshold, if there is one."""
+        return self.below is not None and reading.amount < self.below
 
-    def _change(self, amount: Decimal) -> Text:
-        before, self._last = self._last, amount
-        if before is None:
-            return Text()
-        change = amount - before
-        return Text(f"{change:>+13,}" if change else f"{0:>13}", "green" if change > 0 else "")
+    def screen(self) -> Screen:
+        """Where a series of readings is shown."""
+        if self.as_json:
+            return JsonLines()
+        if is_live():
+            title = "Sandbox: an invented account" if self.sandbox else self.client.base_url
+            return LiveView(title, self.below)
+        self.note("an invented account, spent as you watch. Ctrl-C ends.")
+        return Lines(NAME, self.below)
 
 
 def _asks(job: Callable[..., Awaitable[int]]) -> Callable[..., Job]:
@@ -154,7 +176,6 @@ def _asks(job: Callable[..., Awaitable[int]]) -> Callable[..., Job]:
     @click.option("--sandbox", is_flag=True, help="Ask an invented account, without a key.")
     @click.option("--api-key-file", metavar="FILE", help="Read the key from a file.")
     @click.option("--base-url", metavar="URL", help="Where the API answers.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
     @click.option(
         "--below", callback=_threshold, metavar="AMOUNT", help="Call a balance under this low."
     )
@@ -164,8 +185,8 @@ def _asks(job: Callable[..., Awaitable[int]]) -> Callable[..., Job]:
         sandbox: bool,
         api_key_file: str | None,
         base_url: str | None,
-        as_json: bool,
         below: Decimal | None,
+        as_json: bool = False,
         **options: object,
     ) -> Job:
         if sandbox and (api_key_file is not None or base_url is not None):
@@ -182,11 +203,59 @@ def _asks(job: Callable[..., Awaitable[int]]) -> Callable[..., Job]:
     return with_session
 
 
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+_interval = click.option(
+    "--interval",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Time between readings (default: 60; 1 with --sandbox).",
+)
+
+
 def _threshold(ctx: click.Context, param: click.Parameter, value: str | None) -> Decimal | None:
     try:
         return None if value is None else parse_threshold(value)
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from None
+
+
+def _notifiers(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[Notifier]:
+    if not urls:
+        return []
+    from decaptcha_async.integrations.apprise import AppriseNotifier  # noqa: PLC0415
+
+    notifiers: list[Notifier] = []
+    for number, url in enumerate(urls, 1):
+        try:
+            notifiers.append(AppriseNotifier(url))
+        except errors.ConfigurationError:
+            # The URL itself may hold a password.
+            message = f"URL number {number} is not one that Apprise knows"
+            raise click.BadParameter(message, ctx, param) from None
+    return notifiers
+
+
+_notify = click.option(
+    "--notify",
+    "notifiers",
+    multiple=True,
+    envvar=_NOTIFY_VARIABLE,
+    callback=_notifiers,
+    metavar="URL",
+    help=f"Send alerts to this Apprise URL, too; repeatable. Default: {_NOTIFY_VARIABLE}.",
+)
+
+
+@asynccontextmanager
+async def _delivering(notifiers: Iterable[Notifier]) -> AsyncGenerator[Delivery]:
+    """Where alerts go; at the end, those still pending have their grace."""
+    delivery = Delivery(notifiers)
+    async with Background() as background:
+        delivery.start(background)
+        try:
+            yield delivery
+        finally:
+            await delivery.aclose()
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -197,25 +266,28 @@ def command() -> None:
 
 @command.command(epilog=_EPILOG)
 @_asks
+@_json
 async def balance(session: _Session) -> int:
     """Show the balance, once."""
     session.note("an invented account.")
     async with session.client as client:
-        low = session.show(await client.get_balance(), alone=True)
-    return LOW if low else 0
+        reading = await client.get_balance()
+    if session.as_json:
+        click.echo(json.dumps(reading.to_dict()))
+    else:
+        amount = Text(f"{reading.amount:,f}", "bold")
+        echo(amount.append(*low_mark(reading.amount, session.below)))
+    return LOW if session.is_low(reading) else 0
 
 
 @command.command(epilog=_EPILOG)
 @_asks
-@click.option(
-    "--interval",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Time between readings (default: 60; 1 with --sandbox).",
-)
+@_json
+@_interval
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N readings.")
 @click.option("--until-low", is_flag=True, help="End at the first reading --below.")
 @click.option("--changes-only", is_flag=True, help="Show a reading only if the amount differs.")
+@_notify
 async def watch(
     session: _Session,
     *,
@@ -223,14 +295,17 @@ async def watch(
     count: int | None,
     until_low: bool,
     changes_only: bool,
+    notifiers: list[Notifier],
 ) -> int:
     """Show the balance again and again: time, amount, change.
 
-    Passing failures are told, and it goes on.
+    A terminal shows a live view. Passing failures are told, and it goes on. With --below, falling
+    below the amount is announced once, and so is recovering from it.
     """
-    if until_low and session.below is None:
-        message = "--until-low needs --below AMOUNT"
-        raise click.UsageError(message)
+    for option, given in (("--until-low", until_low), ("--notify", notifiers)):
+        if given and session.below is None:
+            message = f"{option} needs --below AMOUNT"
+            raise click.UsageError(message)
     usual, jitter = (1.0, 0.0) if session.sandbox else (60.0, 0.05)
     readings = session.client.watch(
         usual if interval is None else interval,
@@ -238,20 +313,67 @@ async def watch(
         changes_only=changes_only,
         on_error="yield",
     )
-    session.note("an invented account, spent as you watch. Ctrl-C ends.")
+    rule = None if session.below is None else LowBalance(session.below)
     shown = 0
-    async with session.client, aclosing(readings):
-        async for outcome in readings:
-            if isinstance(outcome, PollFailed):
-                next_try = f"Next try in {outcome.next_delay:.3g} s"
-                _complain(outcome.error, next_try, as_json=session.as_json)
-                continue
-            if session.show(outcome) and until_low:
-                return LOW
-            shown += 1
-            if shown == count:
-                break
+    async with session.client, _delivering(notifiers) as delivery, aclosing(readings):
+        with session.screen() as screen:
+            async for outcome in readings:
+                if isinstance(outcome, PollFailed):
+                    screen.fail(outcome)
+                    continue
+                screen.show(outcome)
+                if rule is not None and (alert := rule.feed(outcome)) is not None:
+                    screen.tell(alert)
+                    delivery.send(alert)
+                if until_low and session.is_low(outcome):
+                    return LOW
+                shown += 1
+                if shown == count:
+                    break
     return 0
+
+
+@command.command(epilog=_EPILOG)
+@_asks
+@_interval
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@_notify
+async def dashboard(
+    session: _Session, *, interval: float | None, port: int, notifiers: list[Notifier]
+) -> int:
+    """Serve a page with the balance on 127.0.0.1, to leave open.
+
+    With --below it has a line at the amount, and a banner while the balance is under it.
+    """
+    from decaptcha_async import _serve  # noqa: PLC0415
+
+    below, client, invented = session.below, session.client, None
+    every = interval or (1.0 if session.sandbox else 60.0)
+    if session.sandbox:
+        below = Decimal(100) if below is None else below
+        invented = _serve.invented_account(below)
+        client = sandbox_client(invented)
+    if notifiers and below is None:
+        message = "--notify needs --below AMOUNT"
+        raise click.UsageError(message)
+    monitor = BalanceMonitor(
+        client,
+        interval=every,
+        rules=[] if below is None else [LowBalance(below)],
+        stale_after=max(_STALE_AFTER, 10 * every),
+        notify=notifiers,
+    )
+    session.note("an invented account. It runs low, and is topped up.")
+    async with client, monitor, Background() as background:
+        if invented is not None and below is not None:
+            owner = partial(_serve.top_up_after_alarms, invented, monitor, below)
+            background.start(owner, "sandbox top-up")
+        interrupted = await _serve.serve(monitor, port, _announce)
+    return INTERRUPTED if interrupted else 0
+
+
+def _announce(url: str) -> None:
+    click.echo(f"Dashboard: {url}   Ctrl-C ends.")
 
 
 @command.command()

@@ -17,8 +17,8 @@ from decaptcha_async._chain import Middleware, compose
 from decaptcha_async._clock import Seconds
 from decaptcha_async._http import Endpoint, HTTPClient, OwnClient, open_client, read_proxy
 from decaptcha_async._readings import BalanceReading
-from decaptcha_async._settings import key_source, resolve_base_url, version
-from decaptcha_async._watch import PollFailed, SupportsWait
+from decaptcha_async._settings import key_source, resolve_base_url, version, whole
+from decaptcha_async._watch import Interval, PollFailed, SupportsWait
 from decaptcha_async._wire import request_headers
 from decaptcha_async.errors import ClientClosedError, ConfigurationError
 from decaptcha_async.middleware import default_middleware
@@ -111,8 +111,12 @@ class BalanceClient:
         """
         return self._endpoint.base_url
 
-    async def get_balance(self) -> BalanceReading:
+    async def get_balance(self, *, max_attempts: int | None = None) -> BalanceReading:
         """Ask for the balance.
+
+        Args:
+            max_attempts: most HTTP attempts of this call; ``None`` (default) leaves that to the
+                middleware. A :class:`Retry` makes no more than it allows itself, either.
 
         Raises:
             AuthenticationError: the key is refused.
@@ -122,17 +126,19 @@ class BalanceClient:
             InvalidResponseError: the answer cannot be trusted.
             DeadlineExceededError: no good answer in time.
             TransportError: no answer, several times; TLSError: the server is not to be trusted.
-            ConfigurationError: a callable or a file gave no usable key.
+            ConfigurationError: a callable or a file gave no usable key; or a bad ``max_attempts``.
             ClientClosedError: the client is closed, or was closed during the call.
 
         .. versionadded:: 0.1.0
         """
-        return await self._call(None)
+        return await self._call(
+            None if max_attempts is None else whole(max_attempts, "max_attempts", least=1)
+        )
 
     @overload
     def watch(
         self,
-        interval: Seconds = ...,
+        interval: Seconds | Interval = ...,
         *,
         jitter: float = ...,
         initial_delay: Seconds | Literal["random"] = ...,
@@ -144,7 +150,7 @@ class BalanceClient:
     @overload
     def watch(
         self,
-        interval: Seconds = ...,
+        interval: Seconds | Interval = ...,
         *,
         jitter: float = ...,
         initial_delay: Seconds | Literal["random"] = ...,
@@ -155,7 +161,7 @@ class BalanceClient:
     ) -> AsyncGenerator[BalanceReading | PollFailed, None]: ...
     def watch(
         self,
-        interval: Seconds = 60.0,
+        interval: Seconds | Interval = 60.0,
         *,
         jitter: float = 0.05,
         initial_delay: Seconds | Literal["random"] = 0.0,
@@ -171,7 +177,10 @@ class BalanceClient:
         attempt each time, and goes on by itself.
 
         Args:
-            interval: seconds from the start of a poll to the start of the next (default 60).
+            interval: seconds from the start of a poll to the start of the next (default 60). Or a
+                callable, such as :class:`Adaptive`, that is asked for them after each good reading
+                with the reading and the money spent per second (``None`` while unknown). Before
+                the first reading a minute stands for it.
             jitter: how far each interval may stray, as a fraction from 0 to below 1 (default
                 0.05). Unless 0, the second poll comes anywhere within the interval, so that
                 processes started together do not stay together.
@@ -188,6 +197,7 @@ class BalanceClient:
 
         Raises:
             ConfigurationError: an argument that cannot be, at the call.
+            TypeError: ``interval`` is async.
             DecaptchaError: while iterating. Before the first reading: any error that is not a
                 matter of time. Later: a key or request refused three polls in a row.
 

@@ -6,6 +6,7 @@ it, the time that the machine spent suspended is known, which an event loop's cl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -25,6 +26,7 @@ INSTANT: Final = 1e-6
 """Seconds too few to wait for: a loop may fire a timer so much early, time standing still."""
 
 _SLICE: Final = 20.0
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 _NOTICEABLE: Final = 1.0
 
 
@@ -47,6 +49,21 @@ boot_time: Callable[[], float] = _find_boot_clock()
 def suspended() -> float:
     """Seconds this machine has spent suspended since it started (to within microseconds)."""
     return boot_time() - time.monotonic()
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people, in its one or two largest units: ``"2 h 10 min"``."""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE:.0f} min"
+    unit, small, names = (_HOUR, _MINUTE, "h min") if seconds < _DAY else (_DAY, _HOUR, "d h")
+    large, rest = divmod(seconds, unit)
+    return " ".join(
+        f"{number:.0f} {name}"
+        for number, name in zip((large, rest // small), names.split(), strict=True)
+        if number
+    )
 
 
 async def sleep_until(deadline: float) -> None:
@@ -85,6 +102,12 @@ class Stamp:
         except RuntimeError:  # no event loop runs here
             same_loop = False
         return max(0.0, awake_and_asleep, now() - self._loop_time if same_loop else 0.0)
+
+    def seconds_since(self, earlier: Stamp) -> float:
+        """Seconds from ``earlier`` to this moment: suspend included, and virtual time."""
+        same_loop = self._token == earlier._token
+        by_loop = self._loop_time - earlier._loop_time if same_loop else -math.inf
+        return max(self._boot_time - earlier._boot_time, by_loop)
 
     def __deepcopy__(self, memo: object) -> Stamp:
         return self

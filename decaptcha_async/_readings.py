@@ -51,6 +51,17 @@ class BalanceReading:
             return self._stamp.age()
         return max(0.0, (datetime.now(UTC) - self.taken_at).total_seconds())
 
+    def seconds_since(self, earlier: BalanceReading) -> float:
+        """Seconds from ``earlier`` to this reading, by the clock of :attr:`age`.
+
+        Of readings built by hand, or sent from another process, ``taken_at`` tells.
+
+        .. versionadded:: 0.1.0
+        """
+        if self._stamp is not None and earlier._stamp is not None:
+            return self._stamp.seconds_since(earlier._stamp)
+        return (self.taken_at - earlier.taken_at).total_seconds()
+
     def to_dict(self) -> dict[str, str | float | int]:
         """The reading as JSON-ready values: amounts as text, the time as ISO 8601 with offset.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import ipaddress
 import os
 import re
@@ -90,6 +91,17 @@ def fraction(value: object, name: str, *, below_one: bool = False) -> float:
         return float(value)
     message = f"{name} must be a number from 0 to {'below 1' if below_one else '1'}"
     raise ConfigurationError(f"{message}, not {value!r}")
+
+
+def refuse_async(value: object, name: str) -> None:
+    """Refuse a function that would have to be awaited.
+
+    Raises:
+        TypeError: it is an ``async def``.
+    """
+    if inspect.iscoroutinefunction(value):
+        message = f"{name} is called, not awaited: pass a plain function"
+        raise TypeError(message)
 
 
 def threshold(value: object, name: str = "threshold") -> Decimal:

@@ -10,6 +10,7 @@ import inspect
 import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from decimal import Decimal
 from functools import partial
 from random import uniform
 from typing import Final, Literal, Protocol, TypeVar
@@ -20,7 +21,7 @@ import attrs
 from decaptcha_async import _clock, _schedule
 from decaptcha_async._clock import Seconds
 from decaptcha_async._readings import BalanceReading
-from decaptcha_async._settings import duration, fraction
+from decaptcha_async._settings import duration, fraction, refuse_async
 from decaptcha_async.errors import (
     APIError,
     ClientClosedError,
@@ -29,14 +30,28 @@ from decaptcha_async.errors import (
     InvalidResponseError,
     TLSError,
 )
+from decaptcha_async.forecast import BurnRate
 
 logger = logging.getLogger(__name__)
 
 _REFUSALS_BELIEVED: Final = 3
 _TIMER_LATENESS: Final = 0.05
+_USUAL_INTERVAL: Final = 60.0
+"""Seconds; what counts as the interval before a callable was first asked."""
 
 Poll = Callable[[int | None], Awaitable[BalanceReading]]
 """Takes the most HTTP attempts that the poll may make, None for no limit."""
+
+Pause = Callable[[float], Awaitable[bool]]
+"""Takes the time of the loop's clock at which the next poll is due; whether the watch goes on."""
+
+Interval = Callable[[BalanceReading, Decimal | None], float]
+"""Asked after each good reading for the seconds to the next poll.
+
+Takes the reading and the money spent per second, ``None`` while that is unknown.
+
+.. versionadded:: 0.1.0
+"""
 
 T = TypeVar("T")
 
@@ -77,7 +92,7 @@ class PollFailed:
 class Plan:
     """The arguments of ``watch()``, checked: durations in seconds."""
 
-    interval: float
+    interval: float | Interval
     jitter: float
     initial_delay: float
     changes_only: bool
@@ -85,11 +100,16 @@ class Plan:
     give_up_after: float
     stop: SupportsWait | None
 
+    @property
+    def usual_interval(self) -> float:
+        """The interval, or what counts as it before a callable was first asked."""
+        return _USUAL_INTERVAL if callable(self.interval) else self.interval
+
     @classmethod
     def make(
         cls,
         *,
-        interval: Seconds,
+        interval: Seconds | Interval,
         jitter: float,
         initial_delay: Seconds | Literal["random"],
         changes_only: bool,
@@ -101,8 +121,10 @@ class Plan:
 
         Raises:
             ConfigurationError: one of them cannot be.
+            TypeError: an interval that would have to be awaited.
         """
-        every = duration(interval, "interval")
+        refuse_async(interval, "interval")
+        every = interval if callable(interval) else duration(interval, "interval")
         if on_error not in ("retry", "yield"):
             message = f'on_error must be "retry" or "yield", not {on_error!r}'
             raise ConfigurationError(message)
@@ -113,7 +135,7 @@ class Plan:
             interval=every,
             jitter=fraction(jitter, "jitter", below_one=True),
             initial_delay=(
-                uniform(0, every)
+                uniform(0, _USUAL_INTERVAL if callable(every) else every)
                 if initial_delay == "random"
                 else duration(initial_delay, "initial_delay", zero=True)
             ),
@@ -128,13 +150,20 @@ class Plan:
         )
 
 
-async def watch(poll: Poll, plan: Plan) -> AsyncGenerator[BalanceReading | PollFailed, None]:
-    """Poll by ``plan`` and yield what is learned, until stopped or something fatal happens."""
+async def watch(
+    poll: Poll, plan: Plan, pause: Pause | None = None
+) -> AsyncGenerator[BalanceReading | PollFailed, None]:
+    """Poll by ``plan`` and yield what is learned, until stopped or something fatal happens.
+
+    Another ``pause`` may end earlier or later than the plan says; intervals count from its end.
+    """
+    pause = pause or partial(_pause, stop=plan.stop)
+    pace = _Pace(plan)
     outage: _Outage | None = None
     latest: BalanceReading | None = None
     due = _clock.now() + plan.initial_delay
-    while await _pause(due, plan.stop):
-        started = _began(due, plan.interval)
+    while await pause(due):
+        started = _began(due, pace.interval)
         outcome = await _race(partial(_once, poll, 1 if outage else None), plan.stop)
         if outcome is None:
             return
@@ -143,14 +172,14 @@ async def watch(poll: Poll, plan: Plan) -> AsyncGenerator[BalanceReading | PollF
                 outage.end()
                 outage = None
             spread = _schedule.first_gap if latest is None else _schedule.gap
-            due = started + spread(plan.interval, plan.jitter)
+            due = started + spread(pace.after(outcome), plan.jitter)
             changed = latest is None or outcome.amount != latest.amount
             latest = outcome
             if changed or not plan.changes_only:
                 yield outcome
         else:
             outage = outage or _Outage(ever_good=latest is not None)
-            failed = outage.judge(outcome, plan)
+            failed = outage.judge(outcome, pace.interval, plan.give_up_after)
             if failed is None:
                 try:
                     raise outcome
@@ -159,6 +188,22 @@ async def watch(poll: Poll, plan: Plan) -> AsyncGenerator[BalanceReading | PollF
             due = _clock.now() + failed.next_delay
             if plan.yields_failures:
                 yield failed
+
+
+class _Pace:
+    """The interval in force, and the burn rate that a callable decides by."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._decide = plan.interval if callable(plan.interval) else None
+        self._rate = BurnRate() if callable(plan.interval) else None
+        self.interval = plan.usual_interval
+
+    def after(self, reading: BalanceReading) -> float:
+        if self._decide is not None and self._rate is not None:
+            self._rate.feed(reading)
+            decided = self._decide(reading, self._rate.per_second)
+            self.interval = duration(decided, "the interval that the callable returned")
+        return self.interval
 
 
 @attrs.define(eq=False)
@@ -170,15 +215,17 @@ class _Outage:
     failures: int = 0
     refusals: int = 0
 
-    def judge(self, error: DecaptchaError, plan: Plan) -> PollFailed | None:
+    def judge(
+        self, error: DecaptchaError, interval: float, give_up_after: float
+    ) -> PollFailed | None:
         """One more poll failed: how long to wait now, or None if that was the last."""
         self.failures += 1
         refused = isinstance(error, APIError) and not error.retryable
         self.refusals = self.refusals + 1 if refused else 0
-        left = self.began + plan.give_up_after - _clock.now()
+        left = self.began + give_up_after - _clock.now()
         if left <= _clock.INSTANT or self._is_fatal(error):
             return None
-        delay = _schedule.probe_delay(self.failures, plan.interval, error.retry_after)
+        delay = _schedule.probe_delay(self.failures, interval, error.retry_after)
         # Shortened even below a Retry-After: who gives up then wants to know how it stands then.
         failed = PollFailed(error, self.failures, min(delay, left))
         logger.log(
@@ -207,9 +254,12 @@ class _Outage:
 
 
 def _began(due: float, interval: float) -> float:
-    """When a poll that was due counts as begun: as planned, unless it is really late."""
+    """When a poll that was due counts as begun: as planned, unless it is really late.
+
+    Or early, by the loop's clock, which does not count the time that the machine was suspended.
+    """
     now = _clock.now()
-    return due if now - due < min(_TIMER_LATENESS, interval / 10) else now
+    return due if abs(now - due) < min(_TIMER_LATENESS, interval / 10) else now
 
 
 async def _once(poll: Poll, max_attempts: int | None) -> BalanceReading | DecaptchaError:

@@ -42,15 +42,17 @@ python_maximum_signature_line_length = 80
 _AS_WRITTEN = [
     (r"\w+\('(\w+)'\)", r"\1"),  # Sphinx's stand-in for an alias inside another type
     (r"(\*\*kwargs): [^,)]*", r"\1"),  # told in words
+    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),  # a class as a default
     (r"NOTHING", "..."),  # attrs' mark of a default that is made anew for each object
     (r", stamp: [^,)]*", ""),  # an argument for our own use
 ]
 
 
 def as_written(*event: Any) -> tuple[str | None, str | None]:
-    """Signatures as their author would write them; none for a protocol, which nobody makes."""
+    """Signatures as their author would write them; none for a class that nobody makes."""
     _, what, _, obj, _, signature, returns = event
-    if getattr(obj, "_is_protocol", False) and what == "class":
+    not_made = getattr(obj, "_is_protocol", False) or obj is decaptcha_async.Subscription
+    if not_made and what == "class":
         return "", None
     for pattern, replacement in _AS_WRITTEN:
         signature = signature and re.sub(pattern, replacement, signature)

@@ -55,7 +55,7 @@ async def test_each_call_earns() -> None:
 
 
 async def test_each_second_earns() -> None:
-    """R7: time alone earns `per_second` retries a second."""
+    """R7, R13: time alone earns `per_second` retries a second."""
     budget = RetryBudget(ratio=0, per_second=0.5)
     spent(budget)
     await anyio.sleep(1.5)
@@ -71,6 +71,8 @@ async def test_it_never_holds_more_than_burst() -> None:
         budget.earn("one")
     await anyio.sleep(3600)
     budget.earn("one")
+    assert spent(budget) == 4
+    await anyio.sleep(3600)
     assert spent(budget) == 4
 
 

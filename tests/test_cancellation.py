@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
 import pytest
 from canary import CANARY
-from fakes import interrupted
+from fakes import cancelled_at, every_way, nothing_left
 from wire import Authority, serve
 
 from decaptcha_async import BalanceClient, BalanceReading
@@ -56,21 +53,6 @@ async def by_wait_for(ask: Ask, seconds: float) -> bool:
     return False
 
 
-@contextlib.asynccontextmanager
-async def nothing_left() -> AsyncGenerator[None]:
-    """No descriptor and no task more than before; a ResourceWarning fails the test by itself."""
-    descriptors, tasks = _descriptors(), len(anyio.get_running_tasks())
-    yield
-    await anyio.wait_all_tasks_blocked()
-    gc.collect()
-    assert len(anyio.get_running_tasks()) == tasks
-    assert _descriptors() == descriptors
-
-
-def _descriptors() -> int:
-    return len(list(Path("/dev/fd").iterdir()))
-
-
 WAYS = {"asyncio": [by_scope, by_task, by_wait_for], "trio": [by_scope]}
 
 
@@ -109,14 +91,7 @@ async def test_a_client_outlives_two_thousand_cancellations(
 
 @pytest.mark.parametrize("reuse", [False, True], ids=["fresh", "reused"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize(
-    ("anyio_backend", "native"),
-    [
-        pytest.param("asyncio", False, id="asyncio-scope"),
-        pytest.param("asyncio", True, id="asyncio-task.cancel"),
-        pytest.param("trio", False, id="trio-scope"),
-    ],
-)
+@every_way
 async def test_a_call_may_be_cancelled_wherever_it_waits(
     *, native: bool, secure: bool, reuse: bool
 ) -> None:
@@ -131,35 +106,10 @@ async def test_a_call_may_be_cancelled_wherever_it_waits(
             reuse_connections=reuse,
         ) as client:
             moment = 1
-            while not await _cancel_at(moment, client.get_balance, native=native):
+            while await cancelled_at(moment, client.get_balance, native=native, shielded=True):
                 moment += 1
-                await server.idle()
+                await server.until(lambda server: server.open <= reuse)
                 assert (await client.get_balance()).raw == "1250.75"
-                if not reuse:
-                    await server.idle()
+                await server.until(lambda server: server.open <= reuse)
             assert moment > FEWEST_SUSPENSIONS
         await server.idle()
-
-
-def _cancel_current_task() -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().call_soon(task.cancel)
-
-
-async def _task(ask: Ask, moment: int) -> None:
-    await interrupted(ask(), moment, _cancel_current_task)
-
-
-async def _cancel_at(moment: int, ask: Ask, *, native: bool) -> bool:
-    """Cancel a call at its ``moment``-th suspension; whether it had ended before."""
-    try:
-        if native:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.ensure_future(_task(ask, moment))
-        else:
-            with anyio.CancelScope() as scope:
-                await interrupted(ask(), moment, scope.cancel)
-    except RuntimeError:  # as ``interrupted`` says it
-        return True
-    return False

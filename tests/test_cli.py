@@ -11,26 +11,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import redirect_stderr, redirect_stdout
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from anyio.from_thread import start_blocking_portal
 from canary import CANARY
+from terminal import COMMAND, CTRL_C, GUARD, Terminal, served, showing
+from webhook import refusing, webhook
 
-from decaptcha_async import _cli
+from decaptcha_async import _cli, _delivery
 from decaptcha_async.sandbox import Fault, Sandbox
-
-COMMAND = [sys.executable, "-m", "decaptcha_async"]
-GUARD = 60
-
-TERMINAL = """
-import os, pty, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
-"""
 
 
 class Outcome(NamedTuple):
@@ -62,43 +54,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return Outcome(code, printed.out, printed.err)
 
     return run
-
-
-@contextmanager
-def served(sandbox: Sandbox) -> Generator[str]:
-    """The base URL of a sandbox that is served by another thread."""
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(sandbox.serve()) as base_url,
-    ):
-        yield base_url
-
-
-def showing(*amounts: str) -> Sandbox:
-    """A sandbox that shows these amounts, one after the other."""
-    template = '{{"isSuccess": true, "statusCode": 200, "errorMessage": null, "data": "{}"}}'
-    return Sandbox(
-        api_key=CANARY, script=[Fault(body=template.format(amount)) for amount in amounts]
-    )
-
-
-def in_terminal(*args: str, until: bytes, typed: bytes = b"") -> tuple[int, bytes]:
-    """Run the command in a terminal; when ``until`` was printed, type; the code and the screen."""
-    with subprocess.Popen(
-        [sys.executable, "-c", TERMINAL, *COMMAND, *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "TERM": "xterm-256color"},
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        screen = b""
-        while until not in screen:
-            byte = process.stdout.read(1)
-            assert byte, screen
-            screen += byte
-        rest, _ = process.communicate(typed, timeout=GUARD)
-        return process.returncode, screen + rest
 
 
 def test_balance(run: Run) -> None:
@@ -159,15 +114,38 @@ def test_watch_until_low(run: Run) -> None:
     args = "--below", "1250.70", "--until-low", "--interval", "0.05"
     code, out, err = run("watch", "--sandbox", *args)
     assert code == 3
-    assert ["LOW: below 1,250.70" in line for line in out.splitlines()] == [False, True]
+    first, low, alert = out.splitlines()
+    assert first.endswith("1,250.75")
+    assert low.endswith("   LOW: below 1,250.70")
+    assert alert.startswith("LOW: Balance 1,250.")
     assert err == "Sandbox: an invented account, spent as you watch. Ctrl-C ends.\n"
 
 
 def test_watch_below(run: Run) -> None:
-    """Without `--until-low`, low readings are marked and the watch goes on."""
-    code, out, _ = run("watch", "--sandbox", "--below", "2000", "--count", "1")
-    assert code == 0
-    assert out.endswith("   LOW: below 2,000\n")
+    """M1: low readings are marked; falling below is announced once, and so is recovering."""
+    amounts = "1999.00", "1998.00", "2100.00", "2200.00"
+    with served(showing(*amounts)) as base_url:
+        os.environ["DECAPTCHA_API_KEY"] = CANARY
+        args = "--base-url", base_url, "--interval", "0.05", "--below", "2000", "--count", "4"
+        code, out, err = run("watch", *args)
+    assert (code, err) == (0, "")
+    assert [line[8:] if line[0].isdigit() else line for line in out.splitlines()] == [
+        "      1,999.00   LOW: below 2,000",
+        "LOW: Balance 1,999.00 is below 2,000. Top up.",
+        "      1,998.00        -1.00   LOW: below 2,000",
+        "      2,100.00      +102.00",
+        "      2,200.00      +100.00",
+        "RECOVERED: Balance 2,200.00 is no longer below 2,000, after 0 s.",
+    ]
+
+
+def test_watch_below_in_json(run: Run) -> None:
+    """With `--json` an alert is an object on stderr."""
+    args = "--sandbox", "--json", "--below", "2000", "--count", "1"
+    code, out, err = run("watch", *args)
+    assert (code, json.loads(out)["amount"]) == (0, "1250.75")
+    message = "Balance 1,250.75 is below 2,000. Top up."
+    assert json.loads(err) == {"alert": "low", "message": message}
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -312,8 +290,8 @@ def test_sandbox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.startswith("Sandbox: an invented account. Ctrl-C ends.")
 
 
-class Terminal(io.StringIO):
-    """A screen that is a terminal's."""
+class Tty(io.StringIO):
+    """A stderr that says it is a terminal."""
 
     def isatty(self) -> bool:
         """It is one."""
@@ -323,7 +301,7 @@ class Terminal(io.StringIO):
 @pytest.mark.usefixtures("interruptible")
 def test_interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends as quietly while the arguments are read; a terminal gets a new line."""
-    errors = Terminal()
+    errors = Tty()
     monkeypatch.setattr(sys, "stderr", errors)
     monkeypatch.setattr(sys, "stdout", Interrupting("DECAPTCHA_API_KEY"))
     assert _cli.run(["--help"]) == 130
@@ -406,26 +384,123 @@ def test_process_serves_until_terminated() -> None:
     assert err.count("\n") == 2
 
 
-def test_terminal_interrupted() -> None:
-    """In a terminal, Ctrl-C ends with 130 and a new line: no traceback, no word."""
-    line_end = b"1,250.75\x1b[0m\r\n"
-    code, screen = in_terminal("watch", "--sandbox", until=line_end, typed=b"\x03")
-    assert code == 130
-    assert screen.endswith(b"^C\r\n")
-    assert screen.count(b"\r\n") == 3
-    assert b"Traceback" not in screen
-    assert b"Aborted" not in screen
+def test_watch_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal gets a live view that names the sandbox, or the API that is asked."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("DECAPTCHA_API_KEY", CANARY)
+    with served(showing("10.00")) as base_url:
+        for args, title in (
+            (["--sandbox"], "Sandbox: an invented account"),
+            (["--base-url", base_url], base_url),
+        ):
+            stdout, stderr = Tty(), io.StringIO()
+            with redirect_stdout(stdout), redirect_stderr(stderr):
+                assert _cli.run(["watch", *args, "--count", "1"]) == 0
+            assert title in stdout.getvalue()
+            assert stderr.getvalue() == ""
 
 
-def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours() -> None:
     """A terminal gets colours, unless NO_COLOR is set; a pipe gets none."""
     args = "balance", "--sandbox", "--below", "2000"
-    code, screen = in_terminal(*args, until=b"LOW")
-    assert code == 3
-    assert b"\x1b[1;31m   LOW" in screen
-    monkeypatch.setenv("NO_COLOR", "1")
-    code, screen = in_terminal(*args, until=b"LOW")
-    assert code == 3
-    assert b"\x1b" not in screen
+    with Terminal(*args) as terminal:
+        assert terminal.end() == 3
+    assert b"\x1b[1;31m   LOW" in terminal.written
+    with Terminal(*args, NO_COLOR="1") as terminal:
+        assert terminal.end() == 3
+    assert b"LOW" in terminal.written
+    assert b"\x1b" not in terminal.written
     piped = subprocess.run([*COMMAND, *args], capture_output=True, timeout=GUARD, check=False)
     assert piped.stdout == b"1,250.75   LOW: below 2,000\n"
+
+
+def test_notify(run: Run) -> None:
+    """I5: with `--notify` alerts go to a URL, too; the watch ends when they have arrived."""
+    with webhook() as hook:
+        args = "--sandbox", "--below", "2000", "--until-low", "--notify", hook.url
+        code, out, err = run("watch", *args)
+    assert (code, err.count("\n")) == (3, 1)
+    assert "LOW: Balance 1,250.75 is below 2,000. Top up.\n" in out
+    assert [(note["title"], note["message"], note["type"]) for note in hook.sent] == [
+        ("DeCaptcha balance low", "Balance 1,250.75 is below 2,000. Top up.", "warning")
+    ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_notify_nobody(
+    as_json: bool,  # noqa: FBT001
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """M4: an alert that reached nobody is one line on stderr; others have it all the same."""
+    monkeypatch.setattr(_delivery, "_PAUSES", (0.01,) * 4)
+    with refusing() as url, webhook() as hook:
+        args = ["watch", "--sandbox", "--below", "2000", "--until-low"]
+        args += ["--notify", url.replace("//", "//user:secret@"), "--notify", hook.url]
+        code, _, err = run(*args, *["--json"] * as_json)
+    assert code == 3
+    assert len(hook.sent) == 1
+    assert "secret" not in err
+    message = (
+        "could not deliver to AppriseNotifier (ConnectionError: Apprise could not reach JSON): "
+        "Balance 1,250.75 is below 2,000. Top up."
+    )
+    last = err.splitlines()[-1]
+    assert err.count("\n") == 2
+    if as_json:
+        assert json.loads(last) == {"error": "ConnectionError", "message": message}
+    else:
+        advice = "Check --notify and the network."
+        assert last == f"decaptcha-async: {message} {advice}"
+
+
+def test_notify_interrupted() -> None:
+    """M4: Ctrl-C waits for alerts that are under way."""
+    with webhook() as hook:
+        hook.answers.clear()
+        args = "--sandbox", "--below", "2000", "--interval", "99", "--notify", hook.url
+        with Terminal("watch", *args) as terminal:
+            terminal.until("LOW: Balance 1,250.75 is below 2,000.")
+            terminal.type(CTRL_C)
+            hook.answers.set()
+            assert terminal.end() == 130
+    assert len(hook.sent) == 1
+    assert terminal.lines[-1].startswith("LOW:")
+
+
+@pytest.mark.parametrize("url", ["nope://user:secret@example.com", "secret", "mailto://secret@"])
+def test_notify_misused(url: str, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """A URL that is none is told by its number, and shown nowhere; the code is 2."""
+    args = "--sandbox", "--below", "1", "--notify", "json://127.0.0.1", "--notify", url
+    code, out, err = run("watch", *args)
+    assert (code, out) == (2, "")
+    assert err == (
+        "decaptcha-async: Invalid value for '--notify': URL number 2 is not one that Apprise knows."
+        " See decaptcha-async watch --help.\n"
+    )
+    assert "secret" not in caplog.text
+
+
+def test_notify_by_the_environment(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """I5: `DECAPTCHA_NOTIFY` holds URLs with spaces between them; nobody sees them in arguments."""
+    with webhook() as one, webhook() as other:
+        monkeypatch.setenv("DECAPTCHA_NOTIFY", f"{one.url} {other.url}")
+        args = "--sandbox", "--below", "2000", "--until-low"
+        assert run("watch", *args)[0] == 3
+    assert len(one.sent) == len(other.sent) == 1
+
+
+def test_notify_without_a_threshold(run: Run) -> None:
+    """Without `--below` there is nothing to notify of: the code is 2."""
+    code, out, err = run("watch", "--sandbox", "--notify", "json://127.0.0.1")
+    assert (code, out) == (2, "")
+    assert "--notify needs --below AMOUNT" in err
+
+
+def test_notify_without_apprise(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """I1: without apprise, `--notify` says which extra brings it, and the code is 2."""
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    monkeypatch.delitem(sys.modules, "decaptcha_async.integrations.apprise", raising=False)
+    code, out, err = run("watch", "--sandbox", "--below", "1", "--notify", "json://127.0.0.1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "pip install 'decaptcha-async[apprise]'" in err

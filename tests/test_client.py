@@ -876,3 +876,44 @@ async def test_a_status_before_a_body_without_end(status: str, kind: type[Decapt
         assert len(server.requests) == 1
         assert caught.value.retry_after == (None if status.startswith("302") else 500)
         await server.idle()
+
+
+# Of retrying and watching on a real wire
+
+
+@on_both
+async def test_a_retry_after_of_another_time() -> None:
+    """R3: a date is read against the answer's own Date, so that no clock but one can be wrong."""
+    limited = wire.answer(
+        b"",
+        "Date: Thu, 01 Jan 1970 00:00:00 GMT",
+        "Retry-After: Thu, 01 Jan 1970 00:00:01 GMT",
+        status="503 Busy",
+    )
+    async with wire.serve(limited, wire.answer()) as server, client_of(server.base_url) as client:
+        began = time.monotonic()
+        assert (await client.get_balance()).attempts == 2
+        assert 1 <= time.monotonic() - began < 20
+
+
+@on_both
+@silences
+async def test_a_watch_that_is_cancelled(reply: wire.Reply) -> None:
+    """W9: cancelled in a poll, a watch leaves no connection, and the client works."""
+    async with (
+        wire.serve(wire.answer(), reply, wire.answer()) as server,
+        client_of(server.base_url) as client,
+    ):
+
+        async def consume() -> None:
+            async with contextlib.aclosing(client.watch(0.01, jitter=0)) as items:
+                async for _ in items:
+                    pass
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consume)
+            await server.asked(2)
+            tasks.cancel_scope.cancel()
+        await server.idle()
+        assert (await client.get_balance()).attempts == 1
+        assert len(server.requests) == 3

@@ -182,7 +182,7 @@ def test_texts(error: DecaptchaError, text: str) -> None:
 def test_errors_survive(
     error: DecaptchaError, travel: Callable[[DecaptchaError], DecaptchaError]
 ) -> None:
-    """API: copy, deepcopy and pickle keep class, text, every attribute, notes and history."""
+    """R5: copy, deepcopy and pickle keep class, text, every attribute, notes and history."""
     sent = copy.copy(error)
     earlier = Attempt(number=1, elapsed=0.25, error=TransportError("cut", host="h"), delay=0.5)
     sent.earlier_attempts = (earlier,)
@@ -224,7 +224,7 @@ class QuotaError(APIError):
 
 @pytest.mark.parametrize("travel", TRAVELS.values(), ids=TRAVELS.keys())
 def test_errors_of_users_survive(travel: Callable[[DecaptchaError], DecaptchaError]) -> None:
-    """API: a subclass with another constructor travels as well."""
+    """R5: a subclass with another constructor travels as well."""
     arrived = travel(QuotaError(7))
     assert isinstance(arrived, QuotaError)
     assert (str(arrived), arrived.quota, arrived.status_code) == ("quota of 7 used", 7, 402)

@@ -109,3 +109,17 @@ print([name for name in ("_cli", "sandbox", "testing") if "decaptcha_async." + n
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_library_says_nothing_by_itself() -> None:
+    """R11: in a program that sets up no logging, a warning of ours goes nowhere."""
+    program = """
+import logging
+import decaptcha_async
+logging.getLogger("decaptcha_async._watch").warning("the balance cannot be asked for")
+logging.getLogger("theirs").warning("heard")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("", "heard\n")

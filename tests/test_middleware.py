@@ -15,8 +15,12 @@ from fakes import Endpoint, call_of, interrupted, on_asyncio
 from decaptcha_async import (
     BalanceReading,
     Call,
+    CircuitBreaker,
+    CircuitOpenError,
+    Coalesce,
     ConfigurationError,
     DeadlineExceededError,
+    DecaptchaError,
     Handler,
     Middleware,
     Retry,
@@ -124,12 +128,21 @@ async def three_steps(call: Call) -> BalanceReading:
     raise ServerError
 
 
+def recommended() -> list[Middleware]:
+    """All of them, in the order in which they serve each other."""
+    return [Timeout(30), Coalesce(ttl=5), Retry(4), CircuitBreaker(), Timeout(10)]
+
+
 LISTS: dict[str, Callable[[], Sequence[Middleware]]] = {
     "timeout": lambda: [Timeout(10)],
+    "circuit-breaker": lambda: [CircuitBreaker(2)],
+    "coalesce": lambda: [Coalesce(ttl=5)],
     "retry": lambda: [Retry(3, backoff=[1, 1])],
     "retry-timeout": lambda: [Retry(3, backoff=[1, 1]), Timeout(10)],
     "default": default_middleware,
+    "recommended": recommended,
 }
+ALONE = {"timeout", "circuit-breaker", "coalesce"}
 alone_and_together = pytest.mark.parametrize("layers", LISTS.values(), ids=LISTS)
 
 
@@ -138,7 +151,7 @@ alone_and_together = pytest.mark.parametrize("layers", LISTS.values(), ids=LISTS
     [
         pytest.param(layers, moment, id=f"{name}-{moment}")
         for name, layers in LISTS.items()
-        for moment in range(1, 4 if name == "timeout" else 9)
+        for moment in range(1, 4 if name in ALONE else 9)
     ],
 )
 async def test_nothing_swallows_a_cancellation(
@@ -187,3 +200,79 @@ async def test_nothing_swallows_what_is_no_exception(
     with pytest.raises(leaving):
         await compose(layers(), endpoint)(call_of())
     assert len(asked) == 1
+
+
+async def test_all_together_in_an_outage_and_back() -> None:
+    """R7, R9, R10, R13: three callers a second, ten minutes, and three of them nobody answers."""
+    requests: list[float] = []
+    failures: list[tuple[float, DecaptchaError]] = []
+    answered = 0
+
+    async def service(call: Call) -> BalanceReading:
+        requests.append(anyio.current_time())
+        if 60 <= requests[-1] < 240:
+            await anyio.sleep_forever()
+        return await Endpoint("3.20", takes=0.1)(call)
+
+    handler = compose(recommended(), service)
+
+    async def ask() -> None:
+        nonlocal answered
+        began = anyio.current_time()
+        try:
+            await handler(call_of())
+            answered += 1
+        except DecaptchaError as error:
+            failures.append((anyio.current_time(), error))
+        assert anyio.current_time() - began <= 30.001
+
+    async with anyio.create_task_group() as group:
+        for _ in range(600):
+            for _ in range(3):
+                group.start_soon(ask)
+            await anyio.sleep(1)
+    in_outage = [moment for moment in requests if 60 <= moment < 240]
+    elsewhere = [moment for moment in requests if not 60 <= moment < 240]
+    # Five attempts that are silent for 10 s open the circuit, beside some that end with their call;
+    # then there is one probe in a cooldown and the 10 s of the probe.
+    assert 5 < len(in_outage) <= 12
+    assert len(elsewhere) <= (60 + 360) / 5 + 2
+    # It is felt until the next probe, which is a cooldown after one that met its last moment.
+    assert all(60 <= moment <= 240 + 40 for moment, _ in failures)
+    assert {type(error) for _, error in failures} == {DeadlineExceededError, CircuitOpenError}
+    assert answered + len(failures) == 1800
+
+
+async def test_a_recovery_is_shared_too() -> None:
+    """R9, R10: 200 callers behind Coalesce at a half-open circuit: 1 probe, 200 readings."""
+    script = [ServerError()] * 5
+    endpoint = Endpoint(*script, "3.20", takes=1)
+    handler = compose([Coalesce(), CircuitBreaker()], endpoint)
+    for _ in script:
+        with pytest.raises(ServerError):
+            await handler(call_of())
+    with pytest.raises(CircuitOpenError):
+        await handler(call_of())
+    await anyio.sleep(30)
+    amounts: list[str] = []
+
+    async def ask() -> None:
+        amounts.append((await handler(call_of())).raw)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(200):
+            group.start_soon(ask)
+    assert amounts == ["3.20"] * 200
+    assert len(endpoint.asked) == 6
+
+
+async def test_an_open_circuit_is_not_retried() -> None:
+    """R2, R9: Retry around a breaker that opens meanwhile gives up at once, and says what for."""
+    endpoint = Endpoint(ServerError())
+    handler = compose([Retry(9, backoff=[1] * 8), CircuitBreaker(2)], endpoint)
+    with pytest.raises(CircuitOpenError) as caught:
+        await handler(call_of())
+    assert (endpoint.times, anyio.current_time()) == ([0, 1], 2)
+    assert caught.value.gave_up == "not_retryable"
+    assert caught.value.retry_after == pytest.approx(29, abs=0.5)
+    assert [type(past.error) for past in caught.value.earlier_attempts] == [ServerError] * 2

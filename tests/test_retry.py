@@ -6,10 +6,12 @@ import asyncio
 import gc
 import logging
 import math
+import pickle
 import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from copy import copy, deepcopy
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -18,16 +20,20 @@ import pytest
 from fakes import Endpoint, call_of, interrupted, on_asyncio
 
 from decaptcha_async import (
+    APIError,
     Attempt,
     AuthenticationError,
     Call,
+    CircuitOpenError,
     ConfigurationError,
     DecaptchaError,
     Handler,
+    InvalidResponseError,
     RateLimitedError,
     Retry,
     RetryBudget,
     ServerError,
+    TLSError,
     TransportError,
 )
 from decaptcha_async._chain import compose
@@ -525,3 +531,39 @@ def test_refused_arguments(
     with pytest.raises(expected) as caught:
         Retry(**arguments)
     assert str(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(AuthenticationError(), id="401"),
+        pytest.param(AuthenticationError(status_code=403), id="403"),
+        pytest.param(APIError(status_code=404), id="404"),
+        pytest.param(TLSError(), id="tls"),
+        pytest.param(InvalidResponseError(reason="redirect", status_code=302), id="redirect"),
+        pytest.param(InvalidResponseError(reason="amount"), id="amount"),
+        pytest.param(CircuitOpenError(retry_after=1), id="open-circuit"),
+    ],
+)
+async def test_what_is_never_retried(error: DecaptchaError) -> None:
+    """R2: a refusal, an answer that cannot be trusted, an open circuit: one request, no wait."""
+    endpoint = Endpoint(error)
+    assert (await failure_of(Retry(), endpoint)).gave_up == "not_retryable"
+    assert (len(endpoint.asked), anyio.current_time()) == (1, endpoint.times[0])
+
+
+def pickled(error: DecaptchaError) -> DecaptchaError:
+    """The error as another process gets it."""
+    arrived: DecaptchaError = pickle.loads(pickle.dumps(error))  # noqa: S301
+    return arrived
+
+
+@pytest.mark.parametrize("travel", [copy, deepcopy, pickled])
+async def test_the_story_travels(travel: Callable[[DecaptchaError], DecaptchaError]) -> None:
+    """R5: what was given up on keeps history and reason when it is copied or pickled."""
+    endpoint = Endpoint(TransportError("cut", phase="receive", host="h"), RateLimitedError("last"))
+    arrived = travel(await failure_of(Retry(2, backoff=[1]), endpoint))
+    assert (type(arrived), str(arrived), arrived.gave_up) == (RateLimitedError, "last", "attempts")
+    [past] = arrived.earlier_attempts
+    assert isinstance(past.error, TransportError)
+    assert (past.number, past.delay, str(past.error), past.error.phase) == (1, 1, "cut", "receive")

@@ -15,7 +15,14 @@ import anyio.to_thread
 import pytest
 import trio
 
-from decaptcha_async import AuthenticationError, ServerError
+from decaptcha_async import (
+    AuthenticationError,
+    CircuitBreaker,
+    CircuitOpenError,
+    Coalesce,
+    Middleware,
+    ServerError,
+)
 from decaptcha_async.sandbox import Fault, Sandbox
 from decaptcha_async.testing import VirtualTimeLoop, sandbox_client, virtual_backend
 
@@ -160,3 +167,22 @@ def test_virtual_backend() -> None:
         assert anyio.run(main, backend="asyncio", backend_options=options) == 100.0
         _, options = virtual_backend("trio")
         assert trio.run(main, **options) == 100.0
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_time
+async def test_one_clock_for_all() -> None:
+    """R13: a cooldown and the time for which a reading is kept pass in virtual time, too."""
+    sandbox = Sandbox(script=[Fault(500, times=2)])
+    layers: list[Middleware] = [Coalesce(ttl=60), CircuitBreaker(2, cooldown=300)]
+    async with sandbox_client(sandbox, middleware=layers) as client:
+        for error, seconds in ((ServerError, 0), (ServerError, 299), (CircuitOpenError, 1)):
+            with pytest.raises(error):
+                await client.get_balance()
+            await anyio.sleep(seconds)
+        sources: list[str] = []
+        for seconds in (59, 1, 0):
+            sources.append((await client.get_balance()).source)
+            await anyio.sleep(seconds)
+    assert sources == ["network", "cache", "network"]
+    assert sandbox.requests == 4

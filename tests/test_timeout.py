@@ -75,7 +75,7 @@ async def test_no_answer_in_time(endpoint: Handler, seconds: float) -> None:
 async def test_the_message_says_what_was_going_on(
     requests: int, host: str, phase: Phase | None, message: str
 ) -> None:
-    """C5: the error names host, seconds and phase, as far as they are known."""
+    """R8, C5: the error names host, seconds and phase, as far as they are known."""
     log = CallLog(requests=requests, host=host, phase=phase)
     with pytest.raises(DeadlineExceededError) as caught:
         await Timeout(2)(Call(operation="balance", account="one", log=log), silent())

@@ -9,10 +9,12 @@ import logging
 import math
 import random
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import anyio
@@ -22,6 +24,7 @@ import trio
 from fakes import Endpoint, Poll, interrupted, on_asyncio, plan
 
 from decaptcha_async import (
+    Adaptive,
     AuthenticationError,
     BalanceClient,
     BalanceReading,
@@ -37,9 +40,10 @@ from decaptcha_async import (
     ServerError,
     SupportsWait,
     TransportError,
+    _clock,
 )
 from decaptcha_async._watch import watch
-from decaptcha_async.sandbox import Sandbox
+from decaptcha_async.sandbox import Fault, Sandbox
 from decaptcha_async.testing import sandbox_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -602,7 +606,7 @@ async def test_errors_of_a_poll_beside_a_stop(error: Exception) -> None:
     ],
 )
 async def test_arguments_are_checked_at_the_call(arguments: dict[str, Any], problem: str) -> None:
-    """W1: what cannot be is refused when `watch()` is called, before anything is iterated."""
+    """W1, W8: what cannot be is refused when `watch()` is called, before anything is iterated."""
     client = client_of(Endpoint("1"))
     with pytest.raises(ConfigurationError) as caught:
         client.watch(**arguments)
@@ -752,4 +756,142 @@ async def test_an_error_in_the_body() -> None:
     with pytest.raises(LookupError):
         await stumble()
     await anyio.sleep(100)
+    assert len(poll.asked) == 1
+
+
+@with_and_without_stop
+async def test_each_step_by_another_task(make: Callable[[], anyio.Event | None]) -> None:
+    """W1: nothing is open across a `yield`: any task may take a step; closing never waits."""
+    watching = watch(Poll("1", ServerError(), "2"), plan(on_error="yield", stop=make()))
+    items: list[BalanceReading | PollFailed] = []
+
+    async def step() -> None:
+        items.append(await anext(watching))
+
+    for _ in range(3):
+        async with anyio.create_task_group() as group:
+            group.start_soon(step)
+    assert amounts(items) == ["1", "failed", "2"]
+    with pytest.raises(StopIteration):
+        watching.aclose().send(None)
+
+
+# Suspended
+
+
+async def test_after_a_suspend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W10, W2: two hours asleep in an hour's pause: it asks soon after waking, then each hour."""
+    boot_time = time.monotonic
+    monkeypatch.setattr(
+        _clock, "boot_time", lambda: boot_time() + (7200 if _clock.now() >= 100 else 0)
+    )
+    poll = Poll("1")
+    await take(watch(poll, plan(3600)), 3)
+    assert 100 <= poll.times[1] <= 130
+    assert poll.gaps[1] == pytest.approx(3600)
+
+
+# An interval that is asked
+
+
+async def test_the_interval_is_asked() -> None:
+    """W11: a callable decides after each good reading, and hears the rate that the watch saw."""
+    heard: list[tuple[Decimal, Decimal | None]] = []
+
+    def decide(reading: BalanceReading, burn: Decimal | None) -> float:
+        heard.append((reading.amount, burn and round(burn, 3)))
+        return 10.0 * len(heard)
+
+    sandbox = Sandbox(balance="1000", spend_per_second=2, script=[Fault(times=2), Fault(500)])
+    async with sandbox_client(sandbox, middleware=[]) as client:
+        items = await take(client.watch(decide, jitter=0, on_error="yield"), 4)
+    assert amounts(items)[2] == "failed"
+    assert [amount for amount, _ in heard[:2]] == [1000, 980]
+    assert [burn for _, burn in heard] == [None, 2, 2]
+    assert isinstance(items[2], PollFailed)
+    assert 20 <= items[2].next_delay <= 30
+
+
+async def test_each_watch_has_its_own_rate() -> None:
+    """W11: one callable may serve two watches; the rate of each is of its own readings."""
+    adaptive = Adaptive(0, fastest=1, slowest=1000)
+    intervals: dict[str, float] = {}
+
+    async def one(spend: str) -> None:
+        def decide(reading: BalanceReading, burn: Decimal | None) -> float:
+            intervals[spend] = adaptive(reading, burn)
+            return intervals[spend]
+
+        sandbox = Sandbox(balance="10000", spend_per_second=spend)
+        async with sandbox_client(sandbox) as client:
+            await take(client.watch(decide, jitter=0), 2)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one, "2")
+        group.start_soon(one, "10")
+    assert intervals["2"] == pytest.approx((10_000 - 2) / 2 / 10)
+    assert intervals["10"] == pytest.approx((10_000 - 10) / 10 / 10)
+
+
+def zero(reading: BalanceReading, burn: Decimal | None) -> float:
+    """No interval at all."""
+    return 0.0
+
+
+async def soon(reading: BalanceReading, burn: Decimal | None) -> float:
+    """An interval that would have to be awaited."""
+    return 1.0
+
+
+async def test_an_interval_that_cannot_be() -> None:
+    """W11: what the callable returns is checked when it does; that it is not async, at the call."""
+    client = client_of(Endpoint("1"))
+    with pytest.raises(ConfigurationError, match="the interval that the callable returned must"):
+        await take(client.watch(zero))
+    with pytest.raises(TypeError, match="interval is called, not awaited"):
+        client.watch(soon)  # type: ignore[arg-type]
+
+
+async def test_a_random_initial_delay_of_a_callable() -> None:
+    """W11: before the first reading a minute stands for the interval."""
+    random.seed(11)
+    times: list[float] = []
+    for _ in range(200):
+        poll, began = Endpoint("1"), anyio.current_time()
+        await take(client_of(poll).watch(Adaptive(0), initial_delay="random"), 1)
+        times.append(poll.times[0] - began)
+    assert 0 <= min(times) < 5
+    assert 55 < max(times) <= 60
+
+
+async def test_an_outage_before_the_callable_was_asked() -> None:
+    """W11, W5: the probes of an outage count by the interval in force, at first by a minute."""
+    poll = Endpoint(ServerError(), "1", ServerError(), "1")
+    await take(client_of(poll).watch(lambda _, __: 2.0, jitter=0), 2)
+    assert 60 <= poll.gaps[0] <= 90
+    assert poll.gaps[1] == pytest.approx(2)
+    assert 2 <= poll.gaps[2] <= 3
+
+
+async def test_jitter_of_an_interval_that_is_asked() -> None:
+    """W11, W3: what a callable returns is spread like a number: the first gap, then by jitter."""
+    random.seed(11)
+    polls = [Endpoint("1") for _ in range(100)]
+    for poll in polls:
+        await take(client_of(poll).watch(lambda _, __: 10.0, jitter=0.1), 4)
+    firsts = [poll.gaps[0] for poll in polls]
+    others = [gap for poll in polls for gap in poll.gaps[1:]]
+    assert 0 <= min(firsts) < 1
+    assert 9 < max(firsts) <= 10
+    assert 9 - 1e-6 <= min(others) < 9.1
+    assert 10.9 < max(others) <= 11 + 1e-6
+
+
+@pytest.mark.parametrize("returned", [-1, math.inf, math.nan, "60", None, True])
+async def test_a_callable_that_returns_no_interval(returned: Any) -> None:
+    """W11: a return that is no interval ends the watch at once, in words that name the callable."""
+    poll = Endpoint("1")
+    with pytest.raises(ConfigurationError) as caught:
+        await take(client_of(poll).watch(lambda _, __: returned))
+    assert str(caught.value).startswith("the interval that the callable returned must be ")
     assert len(poll.asked) == 1

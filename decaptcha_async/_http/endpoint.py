@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -95,6 +95,10 @@ class Endpoint:
     A client that is given is somebody else's; else ``client`` is to be set before the first call.
     """
 
+    # The keys of calls that have begun and not been sent. One for all: there may be thousands of
+    # clients, and an empty one takes a kilobyte.
+    _asked: ClassVar[WeakKeyDictionary[CallLog, ApiKey]] = WeakKeyDictionary()
+
     def __init__(
         self,
         base_url: str,
@@ -108,7 +112,6 @@ class Endpoint:
         self._keys = keys
         self._headers = headers
         self._host = urlsplit(base_url).netloc
-        self._asked: WeakKeyDictionary[CallLog, ApiKey] = WeakKeyDictionary()
 
     async def begin(self, operation: str, max_attempts: int | None) -> Call:
         """A new call, for the account that the key of this moment belongs to.

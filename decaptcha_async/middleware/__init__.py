@@ -11,12 +11,17 @@ from decaptcha_async._chain import Call, CallLog, Handler, Middleware
 from decaptcha_async._clock import Seconds
 from decaptcha_async.middleware.backoff import Exponential
 from decaptcha_async.middleware.budget import RetryBudget
+from decaptcha_async.middleware.circuit_breaker import CircuitBreaker, CircuitState
+from decaptcha_async.middleware.coalesce import Coalesce
 from decaptcha_async.middleware.retry import Retry
 from decaptcha_async.middleware.timeout import Timeout
 
 __all__ = [
     "Call",
     "CallLog",
+    "CircuitBreaker",
+    "CircuitState",
+    "Coalesce",
     "Exponential",
     "Handler",
     "Middleware",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,13 +10,14 @@ from random import uniform
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from decaptcha_async import _clock
 from decaptcha_async._chain import Call, Handler
 from decaptcha_async._clock import Seconds
 from decaptcha_async._readings import BalanceReading
-from decaptcha_async._settings import duration, whole
+from decaptcha_async._settings import duration, refuse_async, whole
 from decaptcha_async.errors import Attempt, DecaptchaError, GaveUp
 from decaptcha_async.middleware.backoff import Exponential
 from decaptcha_async.middleware.budget import RetryBudget
@@ -56,9 +56,7 @@ def _delay(value: Seconds) -> float:
 
 
 def _not_async(_: object, field: attrs.Attribute[Any], value: object) -> None:
-    if inspect.iscoroutinefunction(value):
-        message = f"{field.name} is called, not awaited: pass a plain function"
-        raise TypeError(message)
+    refuse_async(value, field.name)
 
 
 @attrs.frozen
@@ -121,6 +119,9 @@ class Retry:
             # longer in this frame than needed, which the error's traceback holds.
             try:
                 verdict = self._judge(failure, number, call, delays)
+                if verdict == "deadline":
+                    # A cancelled call has no time left either, and ends as such.
+                    await anyio.lowlevel.checkpoint_if_cancelled()
                 if isinstance(verdict, str):
                     failure.earlier_attempts = tuple(earlier)
                     failure.gave_up = verdict
@@ -155,6 +156,7 @@ class Retry:
                 return "retry_after"
             delay = max(delay, failure.retry_after * uniform(1, _ASKED_SPREAD))
         if _clock.now() + delay >= anyio.current_effective_deadline():
+            call.log.refused_delay = delay
             return "deadline"
         if self.budget is not None and not self.budget.spend(call.account):
             return "budget"

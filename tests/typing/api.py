@@ -14,38 +14,58 @@ import anyio
 import httpx
 import httpx2
 import trio
+from aiohttp import web
+from fastapi import APIRouter, FastAPI
+from starlette.applications import Starlette
 
 from decaptcha_async import (
+    Adaptive,
+    Alert,
     APIError,
     Attempt,
     AuthenticationError,
     BalanceClient,
+    BalanceMonitor,
     BalanceReading,
+    BurnRate,
     Call,
     CallLog,
+    CircuitBreaker,
     CircuitOpenError,
+    CircuitState,
     ClientClosedError,
+    Coalesce,
     ConfigurationError,
     DeadlineExceededError,
     DecaptchaError,
     Exponential,
     Handler,
     HTTPClient,
+    Interval,
     InvalidResponseError,
+    LowBalance,
+    LowRunway,
     Middleware,
+    MonitorState,
+    Notifier,
     PollFailed,
     RateLimitedError,
     Retry,
     RetryBudget,
     Seconds,
     ServerError,
+    Subscription,
     SupportsWait,
     Timeout,
     TLSError,
     TransportError,
     default_middleware,
 )
+from decaptcha_async.dashboard import create_app
 from decaptcha_async.errors import GaveUp, Phase
+from decaptcha_async.integrations.aiohttp import MONITOR, balance_ctx, routes
+from decaptcha_async.integrations.apprise import AppriseNotifier
+from decaptcha_async.integrations.fastapi import Monitor, balance_lifespan, router
 from decaptcha_async.sandbox import Fault, Sandbox
 from decaptcha_async.testing import VirtualTimeLoop, sandbox_client, virtual_backend
 
@@ -76,6 +96,7 @@ async def use_client() -> None:
         assert_type(client, BalanceClient)
         assert_type(client.base_url, str)
         assert_type(await client.get_balance(), BalanceReading)
+        await client.get_balance(max_attempts=1)
         assert_type(await client.aclose(), None)
         client.base_url = ""  # type: ignore[misc]
 
@@ -92,6 +113,7 @@ def use_reading(reading: BalanceReading) -> None:
     assert_type(reading.source, Literal["network", "coalesced", "cache", "shared"])
     assert_type(reading.age, float)
     assert_type(reading.to_dict(), dict[str, str | float | int])
+    assert_type(reading.seconds_since(reading), float)
     reading.amount = Decimal(1)  # type: ignore[misc]
     BalanceReading(amount=Decimal(1), raw="1", taken_at=reading.taken_at, latency=0.1)
 
@@ -104,6 +126,8 @@ async def use_watch(client: BalanceClient) -> None:
     assert_type(client.watch(on_error="retry"), AsyncGenerator[BalanceReading, None])
     client.watch(timedelta(minutes=1), jitter=0, initial_delay="random", changes_only=True)
     client.watch(5, initial_delay=timedelta(seconds=1), give_up_after=600)
+    client.watch(Adaptive("100.00"))
+    client.watch(lambda reading, burn: 60.0 if burn is None else float(reading.amount / burn))
     client.watch(stop=asyncio.Event())
     client.watch(stop=anyio.Event())
     client.watch(stop=trio.Event())
@@ -122,6 +146,97 @@ async def use_watch(client: BalanceClient) -> None:
 stop: SupportsWait = asyncio.Event()
 stop = anyio.Event()
 stop = trio.Event()
+
+# Forecast.
+
+
+def use_burn_rate(rate: BurnRate, reading: BalanceReading) -> None:
+    assert_type(rate.feed(reading), None)
+    assert_type(rate.per_second, Decimal | None)
+    assert_type(rate.runway(reading.amount), float | None)
+    assert_type(rate.runway("1250.75", down_to=100), float | None)
+    BurnRate(timedelta(minutes=15))
+    rate.runway(1250.75)  # type: ignore[arg-type]
+
+
+adaptive = Adaptive(Decimal(100), fastest=15, slowest=timedelta(minutes=30), parts=10)
+assert_type(adaptive.threshold, Decimal)
+assert_type(adaptive.fastest, float)
+interval: Interval = adaptive
+
+# Monitor and alerts.
+
+low = LowBalance("100.00", rearm=110, confirm=2, remind=timedelta(hours=1))
+assert_type(low.threshold, Decimal)
+runway = LowRunway(timedelta(hours=2), rearm=9000, window=900)
+assert_type(runway.within, float)
+LowBalance(100.0)  # type: ignore[arg-type]
+
+
+def use_rules(reading: BalanceReading) -> None:
+    assert_type(low.feed(reading), Alert | None)
+    assert_type(runway.feed(reading), Alert | None)
+
+
+async def tell(alert: Alert) -> None:
+    assert_type(alert.kind, Literal["low", "recovered", "stale", "runway", "reminder"])
+    assert_type(alert.rule, str)
+    assert_type(alert.threshold, Decimal | float)
+    assert_type(alert.reading, BalanceReading | None)
+    assert_type(alert.at, datetime)
+    assert_type(alert.message, str)
+    alert.to_dict()
+
+
+def tell_without_await(alert: Alert) -> None:
+    raise NotImplementedError
+
+
+notifier: Notifier = tell
+notifier = AppriseNotifier("mailtos://example.com", "jsons://example.com/hook")
+AppriseNotifier(["jsons://example.com"])  # type: ignore[arg-type]
+notifier = tell_without_await  # type: ignore[assignment]
+
+
+async def use_monitor(client: BalanceClient) -> None:
+    monitor = BalanceMonitor(
+        client,
+        interval=Adaptive(100),
+        jitter=0.05,
+        rules=[low, runway],
+        stale_after=timedelta(minutes=10),
+        notify=[tell],
+        max_age=90,
+        label="eu-1",
+    )
+    async with monitor, monitor.subscribe() as readings, monitor.alerts() as alerts:
+        assert_type(readings, Subscription[BalanceReading])
+        assert_type(alerts, Subscription[Alert])
+        assert_type(await monitor.get(max_age=5), BalanceReading)
+        assert_type(await monitor.wait_for("150.00"), BalanceReading)
+        await monitor.wait_for(lambda reading: reading.amount > 150, spread=60)
+        async for reading in readings:
+            assert_type(reading, BalanceReading)
+        async for alert in alerts:
+            assert_type(alert, Alert)
+    use_state(monitor.state)
+    monitor.state = monitor.state  # type: ignore[misc]
+    assert_type(monitor.rules, tuple[LowBalance | LowRunway, ...])
+    assert_type(monitor.label, str)
+    assert_type(create_app(monitor), Starlette)
+    create_app(monitor, allowed_hosts=["wall.example"], history=timedelta(hours=6))
+
+
+def use_state(state: MonitorState) -> None:
+    assert_type(state.status, Literal["idle", "ok", "degraded", "stale", "failed"])
+    assert_type(state.reading, BalanceReading | None)
+    assert_type(state.error, DecaptchaError | None)
+    assert_type(state.since, datetime)
+    assert_type(state.burn_per_second, Decimal | None)
+    assert_type(state.runway, float | None)
+    assert_type(state.healthy, bool)
+    assert_type(state.to_dict(), dict[str, object])
+
 
 # Middleware.
 
@@ -156,6 +271,12 @@ assert_type(budget.earn("account"), None)
 assert_type(budget.spend("account"), bool)
 
 
+breaker: Middleware = CircuitBreaker(5, cooldown=timedelta(seconds=30), on_change=print)
+assert_type(CircuitBreaker().state, CircuitState)
+coalesce: Middleware = Coalesce(ttl=timedelta(seconds=5))
+assert_type(Coalesce().ttl, float)
+
+
 async def mine(call: Call, call_next: Handler) -> BalanceReading:
     assert_type(call.operation, str)
     assert_type(call.attempt, int)
@@ -166,6 +287,7 @@ async def mine(call: Call, call_next: Handler) -> BalanceReading:
     assert_type(call.log.host, str)
     assert_type(call.log.phase, Phase | None)
     assert_type(call.log.earlier_attempts, tuple[Attempt, ...])
+    assert_type(call.log.refused_delay, float | None)
     return await call_next(call)
 
 
@@ -244,3 +366,36 @@ async def use_sandbox(sandbox: Sandbox) -> None:
 assert_type(virtual_backend("trio"), tuple[str, dict[str, Any]])
 with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
     assert_type(runner.run(use_sandbox(Sandbox())), None)
+
+# FastAPI and aiohttp.
+
+
+def make_client() -> BalanceClient:
+    return BalanceClient()
+
+
+FastAPI(lifespan=balance_lifespan())
+FastAPI(lifespan=balance_lifespan(BalanceClient(), interval=timedelta(minutes=1), max_age=90))
+APIRouter(lifespan=balance_lifespan(make_client, rules=[LowBalance(100)], stale_after=1800))
+balance_lifespan(timeout=3)  # type: ignore[call-arg]
+balance_lifespan("key")  # type: ignore[arg-type]
+FastAPI().include_router(router, prefix="/internal")
+
+
+async def use_dependency(monitor: Monitor) -> None:
+    assert_type(monitor, BalanceMonitor)
+
+
+async def use_lifespan(app: FastAPI) -> None:
+    async with balance_lifespan()(app) as state:
+        assert_type(state, dict[str, BalanceMonitor])
+
+
+def use_aiohttp(request: web.Request) -> None:
+    app = web.Application()
+    app.cleanup_ctx.append(balance_ctx())
+    app.cleanup_ctx.append(balance_ctx(make_client, interval=60, label="eu"))
+    balance_ctx(timeout=3)  # type: ignore[call-arg]
+    app.add_routes(routes)
+    assert_type(app[MONITOR], BalanceMonitor)
+    assert_type(request.app[MONITOR], BalanceMonitor)
