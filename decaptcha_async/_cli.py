@@ -10,49 +10,39 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import aclosing, contextmanager
 from decimal import Decimal
-from functools import partial, wraps
+from functools import partial
 from typing import Final
 
 import anyio
-import attrs
 import click
 from rich.text import Text
 
 import decaptcha_async
 from decaptcha_async import (
-    BalanceClient,
+    Alert,
     BalanceMonitor,
-    BalanceReading,
     DecaptchaError,
     LowBalance,
     Notifier,
     PollFailed,
     errors,
 )
+from decaptcha_async._alarm import Alarm
 from decaptcha_async._background import Background
 from decaptcha_async._delivery import Delivery
-from decaptcha_async._money import parse_threshold
+from decaptcha_async._options import NAME, Job, Session, as_json, asks, delivering, interval, notify
 from decaptcha_async._screen import (
-    JsonLines,
-    Lines,
-    LiveView,
-    Screen,
     complain,
     echo,
-    is_live,
     low_mark,
 )
 from decaptcha_async._settings import BASE_URL_VARIABLE, KEY_FILE_VARIABLE, KEY_VARIABLE
 from decaptcha_async.sandbox import Sandbox
 from decaptcha_async.testing import sandbox_client
 
-Job = Callable[[], Awaitable[int | None]]
-
-NAME: Final = "decaptcha-async"
-_NOTIFY_VARIABLE: Final = "DECAPTCHA_NOTIFY"
 _STALE_AFTER: Final = 600.0
 FAILED, MISUSED, LOW, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -141,123 +131,6 @@ class _Told(logging.Handler):
         complain(NAME, error, "Check --notify and the network", as_json=self._as_json)
 
 
-@attrs.define(eq=False, kw_only=True)
-class _Session:
-    """Whom to ask, what is low, and who looks on: people, or programs."""
-
-    client: BalanceClient
-    sandbox: bool
-    as_json: bool
-    below: Decimal | None
-
-    def note(self, text: str) -> None:
-        """Tell people that a sandbox is asked."""
-        if self.sandbox and not self.as_json:
-            click.echo(f"Sandbox: {text}", err=True)
-
-    def is_low(self, reading: BalanceReading) -> bool:
-        """Whether a reading is below the threshold, if there is one."""
-        return self.below is not None and reading.amount < self.below
-
-    def screen(self) -> Screen:
-        """Where a series of readings is shown."""
-        if self.as_json:
-            return JsonLines()
-        if is_live():
-            title = "Sandbox: an invented account" if self.sandbox else self.client.base_url
-            return LiveView(title, self.below)
-        self.note("an invented account, spent as you watch. Ctrl-C ends.")
-        return Lines(NAME, self.below)
-
-
-def _asks(job: Callable[..., Awaitable[int]]) -> Callable[..., Job]:
-    """Give a job that asks for the balance its session, and the options for that."""
-
-    @click.option("--sandbox", is_flag=True, help="Ask an invented account, without a key.")
-    @click.option("--api-key-file", metavar="FILE", help="Read the key from a file.")
-    @click.option("--base-url", metavar="URL", help="Where the API answers.")
-    @click.option(
-        "--below", callback=_threshold, metavar="AMOUNT", help="Call a balance under this low."
-    )
-    @wraps(job)
-    def with_session(
-        *,
-        sandbox: bool,
-        api_key_file: str | None,
-        base_url: str | None,
-        below: Decimal | None,
-        as_json: bool = False,
-        **options: object,
-    ) -> Job:
-        if sandbox and (api_key_file is not None or base_url is not None):
-            message = "--sandbox goes without --api-key-file and --base-url"
-            raise click.UsageError(message)
-        if api_key_file is not None:
-            os.environ.pop(KEY_VARIABLE, None)
-            os.environ[KEY_FILE_VARIABLE] = api_key_file
-        invented = Sandbox(spend_per_second="1.37")
-        client = sandbox_client(invented) if sandbox else BalanceClient(base_url=base_url)
-        session = _Session(client=client, sandbox=sandbox, as_json=as_json, below=below)
-        return partial(job, session, **options)
-
-    return with_session
-
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
-_interval = click.option(
-    "--interval",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Time between readings (default: 60; 1 with --sandbox).",
-)
-
-
-def _threshold(ctx: click.Context, param: click.Parameter, value: str | None) -> Decimal | None:
-    try:
-        return None if value is None else parse_threshold(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
-
-
-def _notifiers(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[Notifier]:
-    if not urls:
-        return []
-    from decaptcha_async.integrations.apprise import AppriseNotifier  # noqa: PLC0415
-
-    notifiers: list[Notifier] = []
-    for number, url in enumerate(urls, 1):
-        try:
-            notifiers.append(AppriseNotifier(url))
-        except errors.ConfigurationError:
-            # The URL itself may hold a password.
-            message = f"URL number {number} is not one that Apprise knows"
-            raise click.BadParameter(message, ctx, param) from None
-    return notifiers
-
-
-_notify = click.option(
-    "--notify",
-    "notifiers",
-    multiple=True,
-    envvar=_NOTIFY_VARIABLE,
-    callback=_notifiers,
-    metavar="URL",
-    help=f"Send alerts to this Apprise URL, too; repeatable. Default: {_NOTIFY_VARIABLE}.",
-)
-
-
-@asynccontextmanager
-async def _delivering(notifiers: Iterable[Notifier]) -> AsyncGenerator[Delivery]:
-    """Where alerts go; at the end, those still pending have their grace."""
-    delivery = Delivery(notifiers)
-    async with Background() as background:
-        delivery.start(background)
-        try:
-            yield delivery
-        finally:
-            await delivery.aclose()
-
-
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(decaptcha_async.__version__, message="%(prog)s %(version)s")
 def command() -> None:
@@ -265,9 +138,9 @@ def command() -> None:
 
 
 @command.command(epilog=_EPILOG)
-@_asks
-@_json
-async def balance(session: _Session) -> int:
+@asks
+@as_json
+async def balance(session: Session) -> int:
     """Show the balance, once."""
     session.note("an invented account.")
     async with session.client as client:
@@ -281,15 +154,15 @@ async def balance(session: _Session) -> int:
 
 
 @command.command(epilog=_EPILOG)
-@_asks
-@_json
-@_interval
+@asks
+@as_json
+@interval
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N readings.")
 @click.option("--until-low", is_flag=True, help="End at the first reading --below.")
 @click.option("--changes-only", is_flag=True, help="Show a reading only if the amount differs.")
-@_notify
+@notify
 async def watch(
-    session: _Session,
+    session: Session,
     *,
     interval: float | None,
     count: int | None,
@@ -307,39 +180,49 @@ async def watch(
             message = f"{option} needs --below AMOUNT"
             raise click.UsageError(message)
     usual, jitter = (1.0, 0.0) if session.sandbox else (60.0, 0.05)
+    every = interval or usual
     readings = session.client.watch(
-        usual if interval is None else interval,
+        every,
         jitter=jitter,
         changes_only=changes_only,
         on_error="yield",
     )
-    rule = None if session.below is None else LowBalance(session.below)
+    alarm = Alarm(session.below, max(_STALE_AFTER, 10 * every), session.label)
     shown = 0
-    async with session.client, _delivering(notifiers) as delivery, aclosing(readings):
+    async with session.client, delivering(notifiers) as delivery, aclosing(readings):
         with session.screen() as screen:
-            async for outcome in readings:
-                if isinstance(outcome, PollFailed):
-                    screen.fail(outcome)
-                    continue
-                screen.show(outcome)
-                if rule is not None and (alert := rule.feed(outcome)) is not None:
+
+            def tell(alerts: Iterable[Alert]) -> None:
+                for alert in alerts:
                     screen.tell(alert)
                     delivery.send(alert)
-                if until_low and session.is_low(outcome):
-                    return LOW
-                shown += 1
-                if shown == count:
-                    break
+
+            try:
+                async for outcome in readings:
+                    if isinstance(outcome, PollFailed):
+                        screen.fail(outcome)
+                        tell(alarm.failed(outcome.error))
+                        continue
+                    screen.show(outcome)
+                    tell(alarm.learned(outcome))
+                    if until_low and session.is_low(outcome):
+                        return LOW
+                    shown += 1
+                    if shown == count:
+                        break
+            except DecaptchaError as error:
+                tell(alarm.failed(error, at_once=True))
+                raise
     return 0
 
 
 @command.command(epilog=_EPILOG)
-@_asks
-@_interval
+@asks
+@interval
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
-@_notify
+@notify
 async def dashboard(
-    session: _Session, *, interval: float | None, port: int, notifiers: list[Notifier]
+    session: Session, *, interval: float | None, port: int, notifiers: list[Notifier]
 ) -> int:
     """Serve a page with the balance on 127.0.0.1, to leave open.
 
@@ -362,6 +245,7 @@ async def dashboard(
         rules=[] if below is None else [LowBalance(below)],
         stale_after=max(_STALE_AFTER, 10 * every),
         notify=notifiers,
+        label=session.label,
     )
     session.note("an invented account. It runs low, and is topped up.")
     async with client, monitor, Background() as background:

@@ -101,6 +101,7 @@ class BalanceClient:
         self._opening: anyio.Lock | None = None
         self._home: tuple[int, object] | None = None
         self._calls: set[anyio.CancelScope] = set()
+        self._pauses: set[anyio.CancelScope] = set()
         self._calls_ended: anyio.Event | None = None
 
     @property
@@ -212,7 +213,7 @@ class BalanceClient:
             give_up_after=give_up_after,
             stop=stop,
         )
-        return _watch.watch(self._call, plan)
+        return _watch.watch(self._call, plan, functools.partial(self._pause, plan.stop))
 
     async def aclose(self) -> None:
         """Close the client; calls under way end with it. Closing again does nothing.
@@ -223,6 +224,8 @@ class BalanceClient:
             return
         self._check_home()
         self._closed = True
+        for pause in self._pauses:
+            pause.cancel()
         if self._calls:
             self._calls_ended = anyio.Event()
             for scope in self._calls:
@@ -270,6 +273,17 @@ class BalanceClient:
                 if self._calls_ended is not None and not self._calls:
                     self._calls_ended.set()
         message = "the client was closed during the call"
+        raise ClientClosedError(message)
+
+    async def _pause(self, stop: SupportsWait | None, due: float) -> bool:
+        """The pause of a watch: closing the client ends it."""
+        with anyio.CancelScope() as scope:
+            self._pauses.add(scope)
+            try:
+                return await _watch.pause_until(due, stop)
+            finally:
+                self._pauses.discard(scope)
+        message = "the client was closed during the watch"
         raise ClientClosedError(message)
 
     async def _open(self) -> None:

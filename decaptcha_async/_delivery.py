@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from decaptcha_async._background import Background, Job, contained
@@ -61,6 +62,7 @@ class _Post:
             await self._deliver(alert)
             if self.pending and self.pending[0] is alert:
                 self.pending.popleft()
+            await anyio.lowlevel.checkpoint()  # a notifier may have resisted the end
 
     async def _deliver(self, alert: Alert) -> None:
         reason = ""

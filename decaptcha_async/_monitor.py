@@ -46,8 +46,8 @@ class BalanceMonitor:
     :meth:`BalanceClient.watch`. Nor does a refused key: whoever is subscribed hears of it, and
     the next who asks begins anew, so a rotated key heals it.
 
-    On asyncio it may be entered and left in different tasks; on trio in one. Leaving takes at most
-    5 s, in which pending alerts are delivered. The client stays open.
+    On asyncio it may be entered and left in different tasks; on trio in one. On leaving, pending
+    alerts have 5 s to be delivered, and a notifier that resists one more. The client stays open.
 
     Args:
         client: whom to ask.
@@ -183,7 +183,7 @@ class BalanceMonitor:
 
         Args:
             max_age: seconds for which a reading counts as fresh; ``None`` (default) as the monitor
-                has it, 0 never.
+                has it, 0 never. None is fresh after a failure that does not pass by itself.
 
         Raises:
             DecaptchaError: what the poll failed with. It is raised again without a poll for as long
@@ -273,6 +273,8 @@ class BalanceMonitor:
         return bool(self._open and (self._rules or self._staleness or self._readings))
 
     def _is_fresh(self, reading: BalanceReading, age: float | None = None) -> bool:
+        if self._condition == "failed":
+            return False  # who comes now begins anew
         if age is None:
             age = self._max_age or _FRESH_FOR_GAPS * self._gap
         return age > 0 and reading.age <= age
@@ -352,13 +354,17 @@ class BalanceMonitor:
             error = outcome.error.with_traceback(None)
             self._note("stale" if stale else "degraded", error)
             return
+        # A cache in the middleware answers with a reading that is known, and proves nothing new.
+        known = outcome == self._reading
         self._error_holds_until = 0.0
         self._reading = outcome
-        self._good_at = _clock.now()
-        self._rate.feed(outcome)
         self._note("ok", None)
         for inbox in self._readings:
             inbox.put(outcome)
+        if known:
+            return
+        self._good_at = _clock.now()
+        self._rate.feed(outcome)
         for rule in (*self._rules, *([self._staleness] if self._staleness else ())):
             self._raise_alert(rule.feed(outcome))
 

@@ -230,5 +230,7 @@ def echo(text: Text) -> None:
 
 
 def is_live() -> bool:
-    """Whether stdout is a terminal that can be drawn on."""
-    return sys.stdout.isatty() and not console().is_dumb_terminal
+    """Whether stdout is a terminal that can be drawn on, curves too."""
+    screen = console()
+    ascii_only = screen.options.ascii_only
+    return sys.stdout.isatty() and not (screen.is_dumb_terminal or ascii_only)

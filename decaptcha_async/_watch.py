@@ -16,6 +16,7 @@ from random import uniform
 from typing import Final, Literal, Protocol, TypeVar
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from decaptcha_async import _clock, _schedule
@@ -128,8 +129,9 @@ class Plan:
         if on_error not in ("retry", "yield"):
             message = f'on_error must be "retry" or "yield", not {on_error!r}'
             raise ConfigurationError(message)
-        if stop is not None and not inspect.iscoroutinefunction(getattr(stop, "wait", None)):
-            message = f"stop needs an async wait(), as asyncio.Event has, not {type(stop).__name__}"
+        waits = inspect.iscoroutinefunction(getattr(stop, "wait", None))
+        if stop is not None and (isinstance(stop, type) or not waits):
+            message = f"stop needs an async wait(), as an asyncio.Event() has, not {stop!r}"
             raise ConfigurationError(message)
         return cls(
             interval=every,
@@ -157,7 +159,7 @@ async def watch(
 
     Another ``pause`` may end earlier or later than the plan says; intervals count from its end.
     """
-    pause = pause or partial(_pause, stop=plan.stop)
+    pause = pause or partial(pause_until, stop=plan.stop)
     pace = _Pace(plan)
     outage: _Outage | None = None
     latest: BalanceReading | None = None
@@ -269,7 +271,7 @@ async def _once(poll: Poll, max_attempts: int | None) -> BalanceReading | Decapt
         return error
 
 
-async def _pause(until: float, stop: SupportsWait | None) -> bool:
+async def pause_until(until: float, stop: SupportsWait | None) -> bool:
     """Sleep until the loop's clock says ``until``; whether the watch goes on after it."""
 
     async def sleep() -> bool:
@@ -299,6 +301,9 @@ async def _race(work: Callable[[], Awaitable[T]], stop: SupportsWait | None) -> 
 
         group.start_soon(listen)
         try:
+            # Who says stop at once is heard before the work; trio runs tasks in any order.
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
             return await work()
         except Exception as error:  # noqa: BLE001
             failure = error

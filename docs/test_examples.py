@@ -115,6 +115,14 @@ async def test_the_bot_tells_alerts_and_answers() -> None:
         assert await program.wait() == 0
 
 
+async def test_the_bot_ends_by_ctrl_c() -> None:
+    """Docs: Ctrl-C ends the bot with 130 while it waits for a line."""
+    async with running("bot.py", Sandbox(balance="99.50")) as program:
+        await line(program, "🔴")
+        program.send_signal(signal.SIGINT)
+        assert await program.wait() == 130
+
+
 async def test_the_service_warns_and_ends_cleanly() -> None:
     """Docs: the service logs a low balance as a warning, goes on, and SIGTERM ends it with 0."""
     async with running("service.py", Sandbox(balance="50")) as program:
@@ -156,6 +164,8 @@ async def test_several_accounts_heal_apart(tmp_path: Path) -> None:
         assert "the API key is refused" in await line(program, "us-2  ")
         (tmp_path / "us-2.key").write_text("sandbox\n")
         assert await line(program, "us-2   ") == "us-2         99.00"
+        (tmp_path / "us-2.key").unlink()
+        assert "No such file" in await line(program, "us-2  ")
         program.send_signal(signal.SIGINT)
         assert await program.wait() == 130
 

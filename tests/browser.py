@@ -18,7 +18,7 @@ import attrs
 import pytest
 import uvicorn
 from canary import CANARY
-from playwright.async_api import Browser, Page, Response, async_playwright, expect
+from playwright.async_api import Browser, Page, Request, Response, async_playwright, expect
 
 from decaptcha_async import BalanceMonitor, LowBalance
 from decaptcha_async.dashboard import create_app
@@ -65,13 +65,15 @@ class Witness:
 
 
 @asynccontextmanager
-async def opened(sandbox: Sandbox, **context: Any) -> AsyncGenerator[tuple[Page, Witness, str]]:
+async def opened(
+    sandbox: Sandbox, label: str = "crawler", **context: Any
+) -> AsyncGenerator[tuple[Page, Witness, str]]:
     """A page that shows an account, what is seen of it, and its address."""
     rules = [LowBalance(100)]
     async with (
         chromium() as browser,
         sandbox_client(sandbox, middleware=[]) as client,
-        BalanceMonitor(client, interval=0.2, jitter=0, rules=rules, label="crawler") as monitor,
+        BalanceMonitor(client, interval=0.2, jitter=0, rules=rules, label=label) as monitor,
         served(monitor) as url,
         await browser.new_context(**context) as looks,
     ):
@@ -94,6 +96,28 @@ async def served(monitor: BalanceMonitor) -> AsyncGenerator[str]:
         await serving
 
 
+HEAR: Final = """{
+    window.heard = [];
+    const live = document.getElementById("spoken");
+    new MutationObserver(() => heard.push(live.textContent)).observe(live, { childList: true });
+}"""
+BECOME: Final = """state => {
+    Object.defineProperty(document, "hidden", { value: state === "hidden", configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+OUTSIDE: Final = """[...document.querySelectorAll("body *")].filter(element => {
+    const { left, right, width } = element.getBoundingClientRect();
+    const card = document.querySelector("figure").getBoundingClientRect();
+    const room = element.closest("svg") ? card : { left: 0, right: innerWidth };
+    return width > 0 && (left < room.left || right > room.right);
+}).map(element => element.outerHTML)"""
+
+
+def is_stream(request: Request) -> bool:
+    """Whether it is the one for server-sent events."""
+    return request.url.endswith("/events")
+
+
 async def line(page: Page) -> str:
     """The line of the chart."""
     return await page.locator("#chart .line").get_attribute("d") or ""
@@ -108,7 +132,7 @@ async def test_the_banner_comes_and_goes_without_a_reload() -> None:
         await expect(page.locator(".alert.alert-danger")).to_have_count(0)
         before = await line(page)
         banner = page.locator("#banners + .container").locator("xpath=..").locator(".alert-danger")
-        await expect(banner).to_contain_text("is below 100", timeout=15_000)
+        await expect(banner).to_contain_text("Below 100 since", timeout=15_000)
         assert await banner.get_attribute("role") == "alert"
         await expect(page).to_have_title(re.compile("^⚠ "))
         assert len(await line(page)) > len(before)
@@ -128,6 +152,33 @@ async def test_the_banner_comes_and_goes_without_a_reload() -> None:
         assert CANARY not in "".join([*bodies, *witness.urls])
         assert [seen for seen in witness.urls if not seen.startswith(url)] == []
     assert witness.complaints == []
+
+
+async def test_a_crossing_is_spoken_at_once() -> None:
+    """I4: who listens hears of a crossing at once, and of a mere amount once a minute."""
+    sandbox = Sandbox(balance="130", spend_per_second="10")
+    async with opened(sandbox) as (page, _, _):
+        spoken = page.locator("#spoken")
+        await expect(spoken).to_have_text(re.compile(r"^Balance 1\d\d\.\d\d\. OK\.$"))
+        await page.evaluate(HEAR)
+        await expect(spoken).to_have_text(re.compile(r"Low: below 100\.$"), timeout=15_000)
+        words = await page.locator(".alert-danger").inner_text()
+        shown = await page.locator("#current-balance").inner_text()
+        await expect(page.locator("#current-balance")).not_to_have_text(shown)
+        assert await page.locator(".alert-danger").inner_text() == words
+        sandbox.top_up("1000")
+        await expect(spoken).to_have_text(re.compile(r"OK\.$"))
+        await expect(spoken).to_have_text("", timeout=15_000)
+        assert [len(each.split(". ")) for each in await page.evaluate("heard")] == [2, 2, 1]
+
+
+async def test_a_hidden_page_gives_its_stream_back() -> None:
+    """I4: a hidden page holds no connection, of which a browser has six; visible, it goes on."""
+    async with opened(Sandbox(balance="1000", spend_per_second="5")) as (page, _, _):
+        async with page.expect_event("requestfailed", is_stream):
+            await page.evaluate(BECOME, "hidden")
+        async with page.expect_event("request", is_stream):
+            await page.evaluate(BECOME, "visible")
 
 
 async def test_without_a_stream_it_asks() -> None:
@@ -230,6 +281,20 @@ async def test_accessibility(width: int, height: int, scheme: str) -> None:
         assert len(found["passes"]) > 20
         assert await page.evaluate("document.documentElement.scrollWidth") == width
     assert seen.complaints == []
+
+
+@pytest.mark.parametrize("balance", ["123456.78", "1234567.89", "999999999999900.999999999"])
+async def test_long_amounts_and_names_fit_a_phone(balance: str) -> None:
+    """I4: at 360 pixels nothing is cut off, at 15 digits and a name of 80 unbroken letters."""
+    sandbox = Sandbox(balance=balance, spend_per_second="0.000000001")
+    size = {"width": 360, "height": 740}
+    async with opened(sandbox, label="crawlers" * 10, viewport=size) as (page, _, _):
+        await page.get_by_text("Latest readings").click()
+        await expect(page.locator("#readings tr")).not_to_have_count(0)
+        sandbox.top_up("12.25")
+        await expect(page.locator("#chart .top-up")).not_to_have_count(0)
+        assert await page.evaluate("document.documentElement.scrollWidth") == 360
+        assert await page.evaluate(OUTSIDE) == []
 
 
 async def test_keyboard() -> None:

@@ -490,6 +490,32 @@ def test_notify_by_the_environment(monkeypatch: pytest.MonkeyPatch, run: Run) ->
     assert len(one.sent) == len(other.sent) == 1
 
 
+def test_notify_by_the_environment_is_no_order(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """I5: `DECAPTCHA_NOTIFY` is left alone by a command that has no threshold."""
+    monkeypatch.setenv("DECAPTCHA_NOTIFY", "json://127.0.0.1:9/")
+    assert run("watch", "--sandbox", "--count", "1")[0] == 0
+
+
+def test_notify_with_a_label(run: Run) -> None:
+    """I5: with `--label` the message begins with what people call the account."""
+    with webhook() as hook:
+        args = "--sandbox", "--below", "2000", "--until-low", "--label", "eu-1"
+        assert run("watch", *args, "--notify", hook.url)[0] == 3
+    assert hook.sent[0]["message"] == "eu-1: Balance 1,250.75 is below 2,000. Top up."
+
+
+def test_notify_of_the_end(run: Run) -> None:
+    """M3: a key that is refused later on ends the watch, and that is told, too."""
+    script = [Fault(), Fault(401, times=9)]
+    with webhook() as hook, served(Sandbox(api_key=CANARY, script=script)) as base_url:
+        os.environ["DECAPTCHA_API_KEY"] = CANARY
+        args = "--base-url", base_url, "--interval", "0.05", "--below", "1", "--notify", hook.url
+        assert run("watch", *args)[0] == 4
+    [note] = hook.sent
+    assert note["title"] == "DeCaptcha balance unknown"
+    assert "the API key is refused (401)" in note["message"]
+
+
 def test_notify_without_a_threshold(run: Run) -> None:
     """Without `--below` there is nothing to notify of: the code is 2."""
     code, out, err = run("watch", "--sandbox", "--notify", "json://127.0.0.1")

@@ -53,6 +53,8 @@ from decaptcha_async import (
     default_middleware,
 )
 from decaptcha_async._http.connections import Connections
+from decaptcha_async.sandbox import Sandbox
+from decaptcha_async.testing import sandbox_client
 
 KEY: Final = CANARY
 ECHOED: Final = "echoed-Kq7Zt2"
@@ -917,3 +919,23 @@ async def test_a_watch_that_is_cancelled(reply: wire.Reply) -> None:
         await server.idle()
         assert (await client.get_balance()).attempts == 1
         assert len(server.requests) == 3
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("stop", [None, anyio.Event()], ids=["", "with-stop"])
+async def test_closing_ends_a_watch_in_its_pause(stop: anyio.Event | None) -> None:
+    """C6: a watch that waits for its next poll ends when the client is closed, not at the poll."""
+    client = sandbox_client(Sandbox())
+
+    async def close() -> None:
+        await anyio.sleep(10)
+        await client.aclose()
+
+    watching = contextlib.aclosing(client.watch(1800, stop=stop))
+    async with anyio.create_task_group() as group, watching as seen:
+        group.start_soon(close)
+        await anext(seen)
+        with pytest.raises(ClientClosedError, match="closed during the watch"):
+            await anext(seen)
+        assert anyio.current_time() == pytest.approx(10)

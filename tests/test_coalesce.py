@@ -719,3 +719,12 @@ def test_refused_arguments(ttl: Any, problem: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Coalesce(ttl=ttl)
     assert str(caught.value).startswith(problem)
+
+
+async def test_twice_in_a_list() -> None:
+    """R10: one object that stands in a list twice does not wait for itself."""
+    coalesce, endpoint = Coalesce(), Endpoint("1", takes=1)
+    handler = compose([coalesce, coalesce], endpoint)
+    with anyio.fail_after(2):
+        assert (await handler(call_of())).source == "network"
+    assert len(endpoint.asked) == 1

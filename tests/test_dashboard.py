@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -194,7 +194,7 @@ async def test_the_banner_comes_and_goes() -> None:
     found = [[a for _, a in Reader(page).tags if "alert-danger" in str(a)] for page in pages]
     assert found == [[], danger, []]
     low = Reader(pages[1])
-    assert low.texts["banners"].startswith("Low balance Balance 90.00 is below 100. It lasts about")
+    assert re.fullmatch(r"Low balance Below 100 since .* UTC: top up\.", low.texts["banners"])
     assert low.texts["alerts"].startswith("▼LowBalance 90.00 is below 100.")
     assert pages[1].index("alert-danger") < pages[1].index('class="container"')
     assert "<title>⚠ 90.00 · EU</title>" in pages[1]
@@ -228,7 +228,7 @@ def test_before_the_first_reading() -> None:
     assert (shown.title, shown.age, shown.spoken) == (
         "– · DeCaptcha balance",
         None,
-        "Balance –. Idle.",
+        ("Balance –.", "Idle."),
     )
     names = ["current-balance", "change", "runway", "burn", "summary", "chart", "banners"]
     assert [part(state, remembering(), name) for name in names] == [
@@ -293,16 +293,52 @@ def test_a_short_runway_has_a_banner() -> None:
     """I4: while a LowRunway of the monitor's complains, a banner says so; the worst one."""
     rules = LowRunway(3600), LowRunway(60)
     short = remembering("100", "90", rules=rules)
-    expected = "Runs out soon Balance 90 lasts about 9 min, less than 1 h: top up."
+    expected = "Runs out soon Fell below 1 h at 22 Nov 12:01 UTC: top up."
     assert part(state_of(), short, "banners") == expected
     short.add(taken(3600, "5000"))
     assert part(state_of(), short, "banners") == ""
 
 
+def test_a_banner_stays_true() -> None:
+    """I4: a banner has only what stays true while it is there, so it never belies the amount."""
+    rules = LowBalance(100), LowRunway(3600)
+    low = remembering("99", "40", rules=rules)
+    early = part(state_of("40"), low, "banners")
+    low.add(taken(1200, "1"))
+    assert part(state_of("1"), low, "banners") == early
+    assert early.startswith("Low balance Below 100 since 22 Nov 12:00 UTC: top up.")
+    low.add(taken(1260, "0"))
+    spent = part(state_of("0"), low, "banners")
+    assert spent.startswith("Low balance Nothing is left: top up now.")
+
+
+@pytest.mark.parametrize(
+    ("amount", "changes", "spoken"),
+    [
+        ("114.42", {}, "Balance 114.42. OK."),
+        ("92.16", {}, "Balance 92.16. Low: below 100."),
+        ("40", {}, "Balance 40.00. Low: below 50."),
+        ("0", {}, "Balance 0.00. Low: nothing is left."),
+        ("92.16", {"status": "degraded"}, "Balance 92.16. Low: below 100. Degraded."),
+        ("114.42", {"status": "stale"}, "Balance 114.42. Stale."),
+    ],
+)
+def test_what_is_spoken(amount: str, changes: dict[str, str], spoken: str) -> None:
+    """I4: who listens to the page hears of a low balance, too, and how things stand."""
+    history = remembering(amount, rules=(LowBalance(100), LowBalance(50)))
+    assert " ".join(view(state_of(amount, **changes), history, "").spoken) == spoken
+
+
+def test_a_short_runway_is_spoken() -> None:
+    """I4: who listens to the page hears that the money runs out soon."""
+    short = remembering("100", "90", rules=(LowRunway(3600),))
+    assert view(state_of("90"), short, "").spoken == ("Balance 90.00.", "Runs out soon.")
+
+
 def test_of_several_levels_the_lowest_rings() -> None:
     """I4: of several thresholds that are crossed the banner names the lowest."""
     rules = LowBalance(200, confirm=3), LowBalance(100), LowBalance(50)
-    assert "below 100." in part(state_of(), remembering("80", rules=rules), "banners")
+    assert "Below 100 since" in part(state_of(), remembering("80", rules=rules), "banners")
     assert remembering("80", rules=rules).thresholds == [50, 100, 200]
 
 
@@ -355,6 +391,12 @@ def attributes(nodes: object, tag: str) -> list[dict[str, str]]:
     return [cast("dict[str, str]", items[1]), *below] if items[:1] == [tag] else below
 
 
+def texts(nodes: Sequence[Node | str], kind: str) -> list[Node]:
+    """The texts of a class that are not inside another element."""
+    found = [each for each in nodes if isinstance(each, Node) and each.tag == "text"]
+    return [each for each in found if each.attributes["class"] == kind]
+
+
 def test_chart() -> None:
     """I4: the chart has the readings as a line, thresholds, top-ups, amounts and times."""
     history = remembering("400", "300", "200", "700", rules=(LowBalance(100),))
@@ -365,6 +407,47 @@ def test_chart() -> None:
     assert "▲+500" in text_of(drawn)
     assert "−2 min" in text_of(drawn)
     assert "0200400600800" in text_of(drawn)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "thresholds", "least", "most"),
+    [
+        (["1230000"], ["100"], "0.0 M", "1.5 M"),
+        (["1234567.89", "1234000"], [], "1.230 M", "1.235 M"),
+        (["250", "99999"], [], "0 k", "150 k"),
+        (["999999999999999", "0"], ["100"], "0 T", "1,500 T"),
+        (["0", "0"], [], "0.0", "0.5"),
+        (["5000000"], ["-1000000"], "-2 M", "6 M"),
+    ],
+)
+def test_the_axis(amounts: list[str], thresholds: list[str], least: str, most: str) -> None:
+    """I4: the axis has short numbers, and goes below 0 only if what it shows does."""
+    history = remembering(*amounts)
+    drawn = chart(history.points, [Decimal(threshold) for threshold in thresholds], [])
+    axis = [text_of(to_json(each.children)) for each in texts(drawn, "amount")]
+    assert [axis[0], axis[-1]] == [least.replace(" ", "\xa0"), most.replace(" ", "\xa0")]
+    assert max(map(len, axis)) <= 8
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shown"),
+    [
+        ("1250.75", "1,250.75"),
+        ("1234567.89", "1,234,567.89"),
+        ("12345678.90", "12.35 M"),
+        ("-12345678901.5", "-12.35 B"),
+        ("99999.000000001", "99,999.00"),
+        ("123456.123456", "123.46 k"),
+        ("999999999999999", "1,000.00 T"),
+    ],
+)
+def test_long_amounts_in_the_chart_are_rounded(threshold: str, shown: str) -> None:
+    """I4: a threshold or a top-up of many digits is told briefly, so it stays in the chart."""
+    top_up = TopUp(taken(0, "5"), abs(Decimal(threshold)))
+    drawn = text_of(to_json(chart([taken(0, "5")], [Decimal(threshold)], [top_up])))
+    drawn = drawn.replace("\xa0", " ")
+    assert f"threshold {shown}" in drawn
+    assert f"+{shown.removeprefix('-')}" in drawn
 
 
 def test_summary() -> None:
@@ -582,6 +665,23 @@ async def test_mounted_without_a_lifespan() -> None:
     assert requests <= 1
     await anyio.lowlevel.checkpoint()
     assert [task for task in asyncio.all_tasks() if "dashboard" in task.get_name()] == []
+
+
+def test_mounted_without_a_lifespan_on_trio() -> None:
+    """I4: where no plain task can collect, the error says what to do; and that is enough."""
+
+    async def ask() -> None:
+        async with (
+            sandbox_client(Sandbox()) as client,
+            BalanceMonitor(client, interval=10) as monitor,
+            browser(Starlette(routes=[Mount("/money", app := create_app(monitor))])) as http,
+        ):
+            with pytest.raises(RuntimeError, match=r"app\.router\.lifespan_context\(app\)"):
+                await http.get("/money/")
+            async with app.router.lifespan_context(app):
+                assert (await http.get("/money/")).status_code == 200
+
+    anyio.run(ask, backend="trio")
 
 
 @anyio_test

@@ -234,8 +234,9 @@ async def test_all_together_in_an_outage_and_back() -> None:
     in_outage = [moment for moment in requests if 60 <= moment < 240]
     elsewhere = [moment for moment in requests if not 60 <= moment < 240]
     # Five attempts that are silent for 10 s open the circuit, beside some that end with their call;
-    # then there is one probe in a cooldown and the 10 s of the probe.
-    assert 5 < len(in_outage) <= 12
+    # then there is one probe in a cooldown and the 10 s of the probe. How many end with their call
+    # is a matter of chance; one after the other for all the time they would be 18, not 540.
+    assert 5 < len(in_outage) <= 18
     assert len(elsewhere) <= (60 + 360) / 5 + 2
     # It is felt until the next probe, which is a cooldown after one that met its last moment.
     assert all(60 <= moment <= 240 + 40 for moment, _ in failures)

@@ -29,6 +29,7 @@ from decaptcha_async import (
     BalanceReading,
     Call,
     ClientClosedError,
+    Coalesce,
     ConfigurationError,
     DecaptchaError,
     Handler,
@@ -1215,3 +1216,37 @@ async def test_over_a_real_socket() -> None:
             assert (await monitor.wait_for("1250.75")).raw == "1250.75"
             assert status(monitor) == "ok"
         await server.idle()
+
+
+async def test_after_a_refusal_no_reading_is_fresh() -> None:
+    """M7: who comes to a failed monitor begins anew, however young the last reading is."""
+    key = "sandbox"
+    async with (
+        sandbox_client(Sandbox(), api_key=lambda: key, middleware=[]) as client,
+        BalanceMonitor(client, interval=10, jitter=0, max_age=3600) as monitor,
+    ):
+        await monitor.get()
+        key = "wrong"
+        async with monitor.subscribe() as readings:
+            await anext(readings)
+            with pytest.raises(AuthenticationError):
+                await anext(readings)
+        assert monitor.state.status == "failed"
+        with pytest.raises(AuthenticationError):
+            await monitor.get(max_age=3600)
+        async with monitor.subscribe() as readings:
+            with pytest.raises(AuthenticationError):
+                await anext(readings)
+
+
+async def test_a_reading_from_a_cache_teaches_nothing() -> None:
+    """M1: one reading that a cache hands out thrice does not confirm itself."""
+    sandbox = Sandbox(balance="5")
+    rule = LowBalance(10, confirm=3)
+    async with (
+        sandbox_client(sandbox, middleware=[Coalesce(ttl=35)]) as client,
+        BalanceMonitor(client, interval=10, jitter=0, rules=[rule]) as monitor,
+        monitor.alerts() as alerts,
+    ):
+        await anext(alerts)
+        assert sandbox.requests == 3

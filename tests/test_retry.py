@@ -567,3 +567,17 @@ async def test_the_story_travels(travel: Callable[[DecaptchaError], DecaptchaErr
     [past] = arrived.earlier_attempts
     assert isinstance(past.error, TransportError)
     assert (past.number, past.delay, str(past.error), past.error.phase) == (1, 1, "cut", "receive")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"when": 5}, "when must be a function, not int"),
+        ({"on_retry": "log"}, "on_retry must be a function, not str"),
+        ({"budget": 5}, "budget must be a RetryBudget or None, not int"),
+    ],
+)
+def test_what_is_no_policy_is_refused(arguments: dict[str, Any], problem: str) -> None:
+    """R1: what could only fail at the first failure is refused when the policy is made."""
+    with pytest.raises(TypeError, match=problem):
+        Retry(**arguments)

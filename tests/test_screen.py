@@ -398,13 +398,15 @@ def test_terminal_without_colour() -> None:
     assert re.search(rb"\x1b\[[\d;]*m", terminal.written) is None
 
 
-def test_terminal_that_is_dumb() -> None:
-    """A dumb terminal gets lines, and not one control code."""
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}])
+def test_terminal_that_is_dumb(environment: dict[str, Any]) -> None:
+    """A terminal that is dumb, or knows no curves, gets lines; a dumb one no control code."""
     args = "--sandbox", "--interval", "0.1", "--count", "2"
-    with Terminal("watch", *args, TERM="dumb") as terminal:
+    with Terminal("watch", *args, **environment) as terminal:
         assert terminal.end() == 0
     note, first, second = terminal.lines
     assert note == "Sandbox: an invented account, spent as you watch. Ctrl-C ends."
     assert re.fullmatch(r"\d\d:\d\d:\d\d      1,250\.75", first)
     assert re.fullmatch(r"\d\d:\d\d:\d\d      1,250\.\d\d        -0\.\d\d", second)
-    assert b"\x1b" not in terminal.written
+    assert b"\x1b[?25l" not in terminal.written
+    assert "TERM" not in environment or b"\x1b" not in terminal.written

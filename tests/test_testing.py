@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
@@ -186,3 +187,68 @@ async def test_one_clock_for_all() -> None:
             await anyio.sleep(seconds)
     assert sources == ["network", "cache", "network"]
     assert sandbox.requests == 4
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_time
+async def test_an_instant_sandbox_lets_others_run() -> None:
+    """R13: a call in process suspends at least once, so it can be cancelled and others go on."""
+    others = 0
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            await anyio.lowlevel.checkpoint()
+            others += 1
+
+    async with sandbox_client(Sandbox()) as client, anyio.create_task_group() as group:
+        group.start_soon(other)
+        for _ in range(10):
+            await client.get_balance()
+        group.cancel_scope.cancel()
+        with pytest.raises(anyio.get_cancelled_exc_class()):
+            await client.get_balance()
+    assert others >= 5
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_time
+async def test_a_thousand_calls_against_an_instant_outage() -> None:
+    """R7: in process, too, a thousand calls that fail together make at most 1,020 requests."""
+    sandbox = Sandbox(script=[Fault(503, times=9_999)])
+
+    async def ask() -> None:
+        with pytest.raises(ServerError):
+            await client.get_balance()
+
+    async with sandbox_client(sandbox) as client, anyio.create_task_group() as group:
+        for _ in range(1000):
+            group.start_soon(ask)
+    assert 1000 <= sandbox.requests <= 1020
+
+
+@pytest.mark.anyio
+@pytest.mark.virtual_time
+async def test_followers_of_a_cancelled_leader_against_an_instant_answer() -> None:
+    """R10: in process, too, 50 followers of a cancelled leader make exactly one more request."""
+    sandbox = Sandbox(script=[Fault(delay=5)])
+    sources: list[str] = []
+
+    async def lead() -> None:
+        with anyio.move_on_after(1):
+            await client.get_balance()
+
+    async def follow() -> None:
+        sources.append((await client.get_balance()).source)
+
+    alone = [Coalesce()]
+    async with (
+        sandbox_client(sandbox, middleware=alone) as client,
+        anyio.create_task_group() as all_,
+    ):
+        all_.start_soon(lead)
+        await anyio.sleep(0.5)
+        for _ in range(50):
+            all_.start_soon(follow)
+    assert sandbox.requests == 2
+    assert sorted(sources) == ["coalesced"] * 49 + ["network"]

@@ -599,10 +599,11 @@ async def test_errors_of_a_poll_beside_a_stop(error: Exception) -> None:
         pytest.param({"give_up_after": math.inf}, "give_up_after must be", id="give-up-never"),
         pytest.param(
             {"stop": threading.Event()},
-            "stop needs an async wait(), as asyncio.Event has, not Event",
+            "stop needs an async wait(), as an asyncio.Event() has, not <threading.Event",
             id="stop-of-a-thread",
         ),
         pytest.param({"stop": True}, "stop needs an async wait()", id="stop-bool"),
+        pytest.param({"stop": anyio.Event}, "stop needs an async wait()", id="stop-class"),
     ],
 )
 async def test_arguments_are_checked_at_the_call(arguments: dict[str, Any], problem: str) -> None:
@@ -895,3 +896,17 @@ async def test_a_callable_that_returns_no_interval(returned: Any) -> None:
         await take(client_of(poll).watch(lambda _, __: returned))
     assert str(caught.value).startswith("the interval that the callable returned must be ")
     assert len(poll.asked) == 1
+
+
+class Stopped:
+    """Has stopped, and knows no `is_set`."""
+
+    async def wait(self) -> None:
+        """Return at once."""
+
+
+async def test_stopped_from_the_beginning_without_is_set() -> None:
+    """W8: `wait()` alone is enough to stop a watch before it asks."""
+    poll = Poll("1")
+    assert [reading async for reading in watch(poll, plan(stop=Stopped()))] == []
+    assert poll.asked == []

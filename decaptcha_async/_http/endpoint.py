@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import anyio
+import anyio.lowlevel
 
 from decaptcha_async import _clock
 from decaptcha_async._chain import Call, CallLog
@@ -126,6 +127,9 @@ class Endpoint:
 
     async def __call__(self, call: Call) -> BalanceReading:
         """Make one attempt."""
+        # A transport in process may answer without ever suspending: then no other task would run,
+        # and nothing could be cancelled.
+        await anyio.lowlevel.checkpoint()
         outcome = await self._attempt(call)
         if isinstance(outcome, BalanceReading):
             return outcome

@@ -34,6 +34,10 @@ _FILES: Final = {
 }
 _HEARTBEAT: Final = 15
 _A_LOOK: Final = 1.0
+_NO_LIFESPAN: Final = (
+    "outside of asyncio the dashboard needs its lifespan: serve it on its own, or have the"
+    " application that it is mounted in enter app.router.lifespan_context(app)"
+)
 
 
 def create_app(
@@ -46,9 +50,12 @@ def create_app(
 
     It is an ASGI application: serve it as it is, or mount it below any path of another one. You
     enter the monitor and leave it; the page only looks. From its start, or from the first request
-    if it is mounted where no lifespan reaches it (asyncio only), it subscribes to the readings for
+    if it is mounted where no lifespan reaches it, it subscribes to the readings for
     its chart, so the monitor polls. While the balance is below the threshold of a
     :class:`~decaptcha_async.LowBalance` of the monitor's, there is a banner above the page.
+
+    Mounted under trio, it needs ``app.router.lifespan_context(app)`` to be entered around it; each
+    request raises RuntimeError without.
 
     It asks for no password: put it behind the login of your application, or serve it on
     127.0.0.1. It never has the key.
@@ -99,10 +106,14 @@ class _Dashboard:
 
     def collect(self) -> None:
         """Subscribe to the monitor, unless it is so already."""
-        if not self._collecting:
-            self._collecting = True
+        if self._collecting:
+            return
+        try:
             self.background.start(self._collect_readings, "dashboard readings")
             self.background.start(self._collect_alerts, "dashboard alerts")
+        except RuntimeError as error:
+            raise RuntimeError(_NO_LIFESPAN) from error
+        self._collecting = True
 
     async def page(self, _: Request) -> Response:
         """The page itself, complete without its script."""

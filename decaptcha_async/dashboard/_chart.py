@@ -27,6 +27,13 @@ _STEPS: Final = (
     *(3600, 7200, 10800, 21600, 43200),
 )
 _DAY: Final = 86400
+_Unit = tuple[float, str]
+_UNITS: Final = tuple(
+    (size, f"\N{NO-BREAK SPACE}{sign}")
+    for size, sign in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+)
+_PLAIN: Final = 1e5
+_ROOM: Final = 12
 _MOST_NAMED: Final = 3
 _MIDDLE: Final = 0.5
 
@@ -40,6 +47,7 @@ class _Frame:
     bottom: float
     top: float
     step: float
+    unit: _Unit
 
     @classmethod
     def around(cls, points: Sequence[BalanceReading], thresholds: Iterable[Decimal]) -> _Frame:
@@ -50,8 +58,11 @@ class _Frame:
         span = max(high - low, abs(high) / 100, _LEAST_SPAN)
         step = _nice(span / 4)
         bottom = floor((low - span / 50) / step) * step
+        if low >= 0:
+            bottom = max(0.0, bottom)
         top = ceil((high + span / 50) / step) * step
-        return cls(points[0], points[-1].seconds_since(points[0]), bottom, top, step)
+        unit = _unit_of(max(top, -bottom))
+        return cls(points[0], points[-1].seconds_since(points[0]), bottom, top, step, unit)
 
     def x(self, reading: BalanceReading) -> float:
         since = reading.seconds_since(self.first)
@@ -117,13 +128,14 @@ def _line(frame: _Frame, points: Iterable[BalanceReading]) -> Node:
 
 
 def _amounts(frame: _Frame) -> Iterable[Node]:
-    decimals = max(0, -floor(log10(frame.step)))
+    size, sign = frame.unit
+    decimals = max(0, -floor(log10(frame.step / size)))
     for number in range(round((frame.top - frame.bottom) / frame.step) + 1):
         amount = frame.bottom + number * frame.step
         y = _per_cent(frame.y(amount))
         yield node("line", {"class": "grid", "x1": "0", "x2": "100%", "y1": y, "y2": y})
         where = {"class": "amount", "x": "0", "y": y, "dx": "-8", "dy": "4"}
-        yield node("text", where, f"{amount:,.{decimals}f}")
+        yield node("text", where, f"{amount / size:,.{decimals}f}{sign}")
 
 
 def _times(frame: _Frame) -> Iterable[Node]:
@@ -142,7 +154,7 @@ def _threshold(frame: _Frame, threshold: Decimal) -> Node:
         "g",
         {"class": "threshold"},
         node("line", {"x1": "0", "x2": "100%", "y1": y, "y2": y}),
-        node("text", {"x": "0", "y": y, "dx": "6", "dy": "-6"}, f"threshold {threshold:,f}"),
+        node("text", {"x": "0", "y": y, "dx": "6", "dy": "-6"}, f"threshold {_brief(threshold)}"),
     )
 
 
@@ -153,8 +165,24 @@ def _top_ups(frame: _Frame, top_ups: Sequence[TopUp]) -> Iterable[Node]:
         marks = [node("text", {**where, "dy": "-6", "class": "mark"}, "▲")]
         if number >= len(top_ups) - _MOST_NAMED:
             side = {"dx": "12", "class": "right"} if x < _MIDDLE else {"dx": "-12", "class": "left"}
-            marks.append(node("text", {**where, **side, "dy": "-6"}, f"+{top_up.rise:,f}"))
+            marks.append(node("text", {**where, **side, "dy": "-6"}, f"+{_brief(top_up.rise)}"))
         yield node("g", {"class": "top-up"}, *marks)
+
+
+def _brief(amount: Decimal) -> str:
+    """The amount as it is, or rounded if it is long."""
+    exact = f"{amount:,f}"
+    if len(exact) <= _ROOM:
+        return exact
+    size, sign = _unit_of(abs(float(amount)))
+    return f"{float(amount) / size:,.2f}{sign}"
+
+
+def _unit_of(amount: float) -> _Unit:
+    """In what an amount is told in few digits: its size, and the sign of it."""
+    if amount < _PLAIN:
+        return 1.0, ""
+    return next(unit for unit in _UNITS if amount >= unit[0])
 
 
 def _per_cent(part: float) -> str:

@@ -16,7 +16,6 @@ _MOST_POINTS: Final = 600
 _MOST_TOP_UPS: Final = 50
 _MOST_ALERTS: Final = 20
 _MOST_LATEST: Final = 10
-_REFRESH: Final = 300.0
 
 
 @attrs.frozen
@@ -117,7 +116,7 @@ def _is_same(one: Alert, other: Alert) -> bool:
 
 def _for_the_page(rule: LowBalance | LowRunway) -> LowBalance | LowRunway:
     if isinstance(rule, LowBalance):
-        return attrs.evolve(rule, rearm=rule.threshold, confirm=1, remind=_REFRESH)
+        return attrs.evolve(rule, rearm=rule.threshold, confirm=1, remind=None)
     return attrs.evolve(rule)
 
 

@@ -27,6 +27,9 @@ _EXACT: Final = Context(prec=60, traps=[])
 _FILES: Final = files("decaptcha_async.dashboard")
 _PAGE: Final = Template(_FILES.joinpath("page.html").read_text("utf-8"))
 
+# How large an amount can be shown follows from its length, in characters.
+_SIZES: Final = ((10, "short"), (15, "long"), (inf, "longest"))
+
 _STATES: Final = {
     "ok": ("✓", "OK"),
     "idle": ("–", "Idle"),
@@ -48,18 +51,19 @@ class View:
     """The page at one moment.
 
     ``parts`` are what is inside the elements of these ids; ``age`` is that of the reading, in
-    seconds; ``spoken`` is for those who listen to the page.
+    seconds; ``spoken`` is for those who listen to the page: what is left, and how things stand.
     """
 
     title: str
     parts: Mapping[str, Nodes]
     age: float | None
-    spoken: str
+    spoken: tuple[str, str]
 
-    def to_json(self) -> dict[str, str | float | dict[str, Json] | None]:
+    def to_json(self) -> dict[str, str | float | list[str] | dict[str, Json] | None]:
         """For the script."""
         parts = {name: to_json(nodes) for name, nodes in self.parts.items()}
-        return {"title": self.title, "parts": parts, "age": self.age, "spoken": self.spoken}
+        spoken = list(self.spoken)
+        return {"title": self.title, "parts": parts, "age": self.age, "spoken": spoken}
 
     def to_html(self) -> str:
         """The whole page, complete without the script."""
@@ -92,16 +96,21 @@ def view(state: MonitorState, history: History, label: str) -> View:
         "readings": _readings(latest),
     }
     title = f"{'⚠ ' * (history.low is not None)}{shown} · {label or 'DeCaptcha balance'}"
-    spoken = f"Balance {shown}. {_STATES[state.status][1]}."
+    spoken = f"Balance {shown}.", _standing(state, history)
     return View(title, parts, None if reading is None else reading.age, spoken)
 
 
 def _banners(state: MonitorState, history: History) -> Nodes:
     banners: list[Node] = []
+    # A banner is spoken whenever its words change: the amount is not among them.
     if low := history.low:
-        banners.append(_banner("danger", "alert", "Low balance", low.message))
+        words: Nodes = ["Nothing is left: top up now."]
+        if not _is_spent(state):
+            words = [f"Below {low.threshold:,f} since ", _since(low), ": top up."]
+        banners.append(_banner("danger", "alert", "Low balance", *words))
     if short := history.short:
-        banners.append(_banner("warning", "status", "Runs out soon", short.message))
+        words = [f"Fell below {in_words(float(short.threshold))} at ", _since(short), ": top up."]
+        banners.append(_banner("warning", "status", "Runs out soon", *words))
     if state.status in {"stale", "failed"}:
         why = "no reading for too long" if state.error is None else str(state.error)
         known = "There was none yet" if state.reading is None else "The amount is old"
@@ -109,18 +118,40 @@ def _banners(state: MonitorState, history: History) -> Nodes:
     return banners
 
 
-def _banner(kind: str, role: str, heading: str, text: str) -> Node:
-    words = node("strong", {}, heading), " ", node("span", {}, text)
-    return node("div", {"class": f"alert alert-{kind}", "role": role}, *words)
+def _banner(kind: str, role: str, heading: str, *words: Node | str) -> Node:
+    inside = node("strong", {}, heading), " ", node("span", {}, *words)
+    return node("div", {"class": f"alert alert-{kind}", "role": role}, *inside)
+
+
+def _since(alert: Alert) -> Node:
+    return _moment(alert.at, "%d %b %H:%M")
+
+
+def _is_spent(state: MonitorState) -> bool:
+    return state.reading is not None and state.reading.amount <= 0
+
+
+def _standing(state: MonitorState, history: History) -> str:
+    standing: list[str] = []
+    if low := history.low:
+        left = "nothing is left" if _is_spent(state) else f"below {low.threshold:,f}"
+        standing.append(f"Low: {left}.")
+    if history.short:
+        standing.append("Runs out soon.")
+    if state.status != "ok" or not standing:
+        standing.append(f"{_STATES[state.status][1]}.")
+    return " ".join(standing)
 
 
 def _balance(reading: BalanceReading | None) -> Nodes:
     if reading is None:
         return ["–"]
     # Digits apart in threes to the eye; to scripts that read the element, one plain number.
-    first, *groups = f"{_cents(reading.amount):,f}".split(",")
+    amount = f"{_cents(reading.amount):,f}"
+    first, *groups = amount.split(",")
     digits = (node("span", {"class": "group"}, group) for group in groups)
-    return [node("span", {"title": f"{reading.amount:f}"}, first, *digits)]
+    size = next(name for most, name in _SIZES if len(amount) <= most)
+    return [node("span", {"title": f"{reading.amount:f}", "class": size}, first, *digits)]
 
 
 def _change(latest: Sequence[BalanceReading]) -> Nodes:

@@ -4,13 +4,15 @@
 const PAUSE = 3_000; // milliseconds from a failure to the next try
 const SILENCE = 45_000; // the server says something every 15 s
 const HIDDEN = 30_000; // how often a hidden tab asks; it holds no connection open
-const SPEAK = 60_000; // how often an amount is spoken, at most
+const SPEAK = 60_000; // how often a mere change of the amount is spoken, at most
+const HEARD = 5_000; // until what was spoken has been heard
 
 const shown = new Map(); // part id -> what it shows, as JSON
 let source = null;
 let timer = null;
 let reading = null; // { age: seconds, at: milliseconds }
 let spokenAt = -Infinity;
+let stood = null; // how things stood when it was last spoken
 
 function build(nodes, parent) {
   return nodes.map((node) => {
@@ -61,11 +63,19 @@ function tick() {
   document.getElementById("age").textContent = `${inWords(age)} ago`;
 }
 
-function speak(text) {
+function speak([left, standing]) {
   const live = document.getElementById("spoken");
-  if (live.textContent === text || Date.now() - spokenAt < SPEAK) return;
+  const text = `${left} ${standing}`;
+  if (live.textContent === text) return;
+  const silent = Date.now() - spokenAt;
+  if (standing === stood && silent < SPEAK) {
+    // Whoever comes by later must not find an old amount.
+    if (silent > HEARD) live.textContent = "";
+    return;
+  }
   live.textContent = text;
   spokenAt = Date.now();
+  stood = standing;
 }
 
 function connection(text) {

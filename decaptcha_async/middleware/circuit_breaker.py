@@ -127,17 +127,18 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: it may not go on.
         """
-        wait = 0.0
+        # While a probe is under way: if it fails, the next comes after another cooldown.
+        wait = self.cooldown
         if circuit.opened is not None:
-            wait = self.cooldown - circuit.opened.age()
+            wait -= circuit.opened.age()
             if wait <= _clock.INSTANT:
                 self._change(circuit, "half_open")
         if circuit.state == "open" or circuit.probing:
-            when = f"next probe in {wait:.3g} s" if wait > 0 else "a probe is under way"
+            when = "a probe is under way" if circuit.probing else f"next probe in {wait:.3g} s"
             message = f"the circuit is open, {when}, after: {circuit.reason}"
             # Who asks again at once shall not keep all others from running.
             await anyio.lowlevel.checkpoint()
-            raise CircuitOpenError(message, retry_after=max(0.0, wait))
+            raise CircuitOpenError(message, retry_after=wait)
         circuit.probing = circuit.state == "half_open"
         return circuit.epoch
 

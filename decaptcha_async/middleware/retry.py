@@ -55,6 +55,18 @@ def _delay(value: Seconds) -> float:
     return duration(value, "backoff", zero=True)
 
 
+def _is_callable(_: object, field: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not callable(value):
+        message = f"{field.name} must be a function, not {type(value).__name__}"
+        raise TypeError(message)
+
+
+def _is_budget(_: object, __: object, value: object) -> None:
+    if value is not None and not isinstance(value, RetryBudget):
+        message = f"budget must be a RetryBudget or None, not {type(value).__name__}"
+        raise TypeError(message)
+
+
 def _not_async(_: object, field: attrs.Attribute[Any], value: object) -> None:
     refuse_async(value, field.name)
 
@@ -82,8 +94,8 @@ class Retry:
 
     Raises:
         ConfigurationError: a duration or number that cannot be.
-        TypeError: ``backoff`` is an iterator, which would serve one call only, or no iterable; or
-            ``when`` or ``on_retry`` is async.
+        TypeError: ``backoff`` is an iterator, which would serve one call only, or no iterable;
+            ``when`` or ``on_retry`` is async, or no function; or ``budget`` is none.
 
     .. versionadded:: 0.1.0
     """
@@ -93,12 +105,14 @@ class Retry:
         factory=Exponential, kw_only=True, validator=[_begins_anew, _has_delays]
     )
     when: Callable[[DecaptchaError], bool] | None = attrs.field(
-        default=None, kw_only=True, validator=_not_async
+        default=None, kw_only=True, validator=[_is_callable, _not_async]
     )
     max_retry_after: float = attrs.field(default=60.0, kw_only=True, converter=_max_retry_after)
-    budget: RetryBudget | None = attrs.field(factory=RetryBudget, kw_only=True)
+    budget: RetryBudget | None = attrs.field(
+        factory=RetryBudget, kw_only=True, validator=_is_budget
+    )
     on_retry: Callable[[Attempt], object] | None = attrs.field(
-        default=None, kw_only=True, validator=_not_async
+        default=None, kw_only=True, validator=[_is_callable, _not_async]
     )
 
     async def __call__(self, call: Call, call_next: Handler) -> BalanceReading:

@@ -35,8 +35,8 @@ async def follow(name: str, monitor: BalanceMonitor) -> None:
             async with monitor.subscribe() as readings:
                 async for reading in readings:
                     print(f"{name}  {reading.amount:>12,}", flush=True)
-        except DecaptchaError as error:
-            # One account with a bad key leaves the others alone, and heals when the file does.
+        except (DecaptchaError, OSError) as error:
+            # An account with a bad key, or none, leaves the others alone, and heals with its file.
             print(f"{name}  {error}", flush=True)
 
 
@@ -57,6 +57,8 @@ async def main(files: list[Path]) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(f"usage: {sys.argv[0]} FOLDER")
     try:
         asyncio.run(main(sorted(Path(sys.argv[1]).glob("*.key"))))
     except KeyboardInterrupt:

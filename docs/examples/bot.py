@@ -42,8 +42,12 @@ async def run(send: Callable[[str], Awaitable[None]], messages: AsyncIterator[st
 
 
 async def lines_of_stdin() -> AsyncIterator[str]:
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        yield line.strip()
+    lines = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    # Not in a thread: the program could not end before the next line came.
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    async for line in lines:
+        yield line.decode().strip()
 
 
 async def say(text: str) -> None:
@@ -51,4 +55,7 @@ async def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(say, lines_of_stdin()))
+    try:
+        asyncio.run(run(say, lines_of_stdin()))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -45,7 +46,8 @@ async def main() -> int:
         job = asyncio.create_task(work(monitor))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, job.cancel)
-        await asyncio.wait([job])
+        with contextlib.suppress(asyncio.CancelledError):
+            await job
         log.info("ended")
     return 0
 
