@@ -86,13 +86,13 @@ class Background:
     def start(self, work: Work, name: str) -> Job:
         """Do ``work`` from now on; ``name`` is its task's."""
         job = Job()
-        self._jobs.add(job)
         if self._group is None:
             job.task = asyncio.get_running_loop().create_task(job.run(work), name=name)
             # Not by a `finally` in it: cancelled before its first step, a task runs none.
             job.task.add_done_callback(partial(self._end, job))
         else:
             self._group.start_soon(self._run, job, work, name=name)
+        self._jobs.add(job)
         return job
 
     async def _run(self, job: Job, work: Work) -> None:
