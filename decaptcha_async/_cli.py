@@ -198,7 +198,8 @@ async def watch(
                     delivery.send(alert)
 
             try:
-                async for outcome in readings:
+                while shown != count:
+                    outcome = await anext(readings)
                     if isinstance(outcome, PollFailed):
                         screen.fail(outcome)
                         tell(alarm.failed(outcome.error))
@@ -208,8 +209,6 @@ async def watch(
                     if until_low and session.is_low(outcome):
                         return LOW
                     shown += 1
-                    if shown == count:
-                        break
             except DecaptchaError as error:
                 tell(alarm.failed(error, at_once=True))
                 raise
